@@ -1,0 +1,35 @@
+//! What the guest sees: config space, rings, requests; and the thread that serves them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::image::Image;
+
+pub mod config_space;
+pub mod mailbox;
+pub mod request;
+pub mod slots;
+pub mod virtqueue;
+
+/// One disk as every thread sees it: the image, the words of config space, the guest's choices.
+pub struct Disk {
+    /// Number of the disk within the process.
+    pub id: mailbox::DiskId,
+    /// Where the content lives.
+    pub image: Arc<dyn Image>,
+    /// What the guest reads of the device: fixed at start.
+    pub config: config_space::ConfigSpace,
+    /// Answer to GET_ID (virtio 1.3, 5.2.6): at most 20 bytes, padded with NUL.
+    pub serial: [u8; 20],
+    /// The guest's (or the operator's) choice of write-back; `false` is write-through. Config
+    /// space offset 32 (`writeback`).
+    pub writeback: AtomicBool,
+    /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
+    pub unmap: bool,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Disk({})", self.id.0)
+    }
+}

@@ -1,0 +1,156 @@
+//! What a disk's content lives in: one shared handle per image, one channel per queue thread.
+//!
+//! [`Image`] knows the geometry and opens channels; [`Channel`] moves data and is owned by one
+//! thread (L1). Both are `dyn`: the set of image types is open and chosen at start, and a virtual
+//! call costs nothing next to a system call.
+//!
+//! Laws of the room:
+//! * An operation is accepted (`Ok`) and then completes exactly once, or it is refused (`Busy`)
+//!   and nothing has happened. A refusal is back-pressure, not an error (L5).
+//! * A completion's outcome is the kernel's own answer (L10). Bytes past the end of the image read
+//!   as zeroes; nothing else is invented.
+//! * What the kernel may touch stays where it is until the completion: the caller keeps `bufs`
+//!   (slots do), the channel keeps bounce buffers, the ring keeps both mapped (S3).
+
+use std::io;
+
+use crate::block::Outcome;
+use crate::sys::guest::GuestBuf;
+use crate::sys::token::IoKey;
+use crate::sys::uring::Ring;
+
+/// Size and block sizes of an image. All block sizes are powers of two, at least 512.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Capacity in sectors of 512 bytes: the image's length, rounded up to a logical block.
+    pub capacity: u64,
+    /// Smallest unit of a transfer, in bytes (virtio `blk_size`).
+    pub logical_block: u32,
+    /// Unit in which the storage works best, in bytes (virtio `physical_block_exp`).
+    pub physical_block: u32,
+    /// Granularity of a discard, in bytes (virtio `discard_sector_alignment`).
+    pub discard_granularity: u32,
+}
+
+/// How an image may be used by the device in front of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    /// Writes, discards and zeroes are refused.
+    pub read_only: bool,
+    /// A flush has nothing to do (null image, `--cache=unsafe`).
+    pub flush_is_noop: bool,
+    /// Nobody else can write the image while we hold it, so a flush with nothing newer than the
+    /// last good sync may be answered without a sync.
+    pub exclusive: bool,
+}
+
+/// What an operation asks of the image. Offsets and lengths are in bytes and lie within capacity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Fill `bufs` from `offset`.
+    Read {
+        /// Byte offset in the image.
+        offset: u64,
+    },
+    /// Write `bufs` at `offset`; with `dsync` the completion means durable (RWF_DSYNC).
+    Write {
+        /// Byte offset in the image.
+        offset: u64,
+        /// Durable at completion.
+        dsync: bool,
+    },
+    /// Make every completed write durable (fdatasync).
+    Sync,
+    /// The range's content no longer matters.
+    Discard {
+        /// Byte offset in the image.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+    /// The range reads as zeroes afterwards.
+    WriteZeroes {
+        /// Byte offset in the image.
+        offset: u64,
+        /// Length in bytes.
+        len: u64,
+        /// The space may be given back.
+        unmap: bool,
+    },
+}
+
+/// One operation for a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Io<'a> {
+    /// Comes back with the completion.
+    pub key: IoKey,
+    /// What to do.
+    pub verb: Verb,
+    /// Where the data is or goes; empty for `Sync`, `Discard`, `WriteZeroes`. The slice itself
+    /// (the vector, not only the memory) stays in place until the completion.
+    pub bufs: &'a [GuestBuf],
+    /// Sum of the buffers' lengths, in bytes.
+    pub bytes: u32,
+}
+
+/// The channel cannot take the operation now; nothing has happened, a completion will make room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// A finished operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoDone {
+    /// The key it was submitted with.
+    pub key: IoKey,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// The shared handle of an image.
+pub trait Image: Send + Sync {
+    /// Size and block sizes.
+    fn geometry(&self) -> Geometry;
+
+    /// How the image may be used.
+    fn traits(&self) -> Traits;
+
+    /// A channel for the calling thread, whose completions arrive on `ring`.
+    ///
+    /// # Errors
+    /// What the kernel answered to registering the file or allocating buffers.
+    fn open_channel(&self, ring: &mut Ring) -> io::Result<Box<dyn Channel>>;
+
+    /// Makes every completed write durable, blocking. For control threads only.
+    ///
+    /// # Errors
+    /// What fdatasync answered.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// One thread's way into an image.
+///
+/// Completions come in one of three ways: through the ring with the bio's own token (the owner of
+/// the ring asks [`finish`](Channel::finish) what the answer means), through the ring with a token
+/// of the channel ([`on_channel_cqe`](Channel::on_channel_cqe)), or at once
+/// ([`poll_done`](Channel::poll_done)).
+pub trait Channel {
+    /// Starts `io`, or refuses it.
+    ///
+    /// # Errors
+    /// [`Busy`] when the ring or the bounce pool is full.
+    fn submit(&mut self, ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy>;
+
+    /// The outcome of an operation whose completion carried `Token::Io` and the answer `res`.
+    /// `io` is the operation as it was submitted (the caller rebuilds it from its slot).
+    fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome;
+
+    /// A completion with `Token::Channel(n)` and the answer `res`. `None` when the operation goes
+    /// on: the channel started another step of it.
+    fn on_channel_cqe(&mut self, ring: &mut Ring, n: u32, res: i32) -> Option<IoDone>;
+
+    /// The next operation that finished without the ring.
+    fn poll_done(&mut self) -> Option<IoDone>;
+
+    /// Forgets kernel-side registrations. Called with nothing in flight.
+    fn close(&mut self, ring: &mut Ring);
+}

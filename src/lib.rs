@@ -1,0 +1,8 @@
+//! A vhost-user-blk back-end with a block layer of its own.
+
+pub mod blkmq;
+pub mod block;
+pub mod control;
+pub mod device;
+pub mod image;
+pub mod sys;

@@ -1,0 +1,2 @@
+//! placeholder of the skeleton
+fn main() {}
