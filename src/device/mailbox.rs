@@ -100,19 +100,31 @@ pub struct ThreadGone;
 #[derive(Clone)]
 pub struct Mailbox {
     sender: SyncSender<Command>,
-    bell: Arc<EventFd>,
+    bell: Bell,
 }
 
 impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mailbox({})", self.bell.as_raw_fd())
+        write!(f, "Mailbox({})", self.bell.0.as_raw_fd())
+    }
+}
+
+/// Wakes a queue thread without saying anything: a resource that it waits for became free.
+#[derive(Clone, Debug)]
+pub struct Bell(Arc<EventFd>);
+
+impl Bell {
+    /// Wakes the thread.
+    pub fn ring(&self) {
+        // A full counter (EAGAIN) means that the thread is going to wake anyway.
+        let _ = self.0.write(1);
     }
 }
 
 /// The receiving half, owned by the queue thread.
 pub struct Inbox {
     receiver: Receiver<Command>,
-    bell: Arc<EventFd>,
+    bell: Bell,
 }
 
 /// A mailbox and its receiving end.
@@ -120,15 +132,15 @@ pub struct Inbox {
 /// # Errors
 /// What eventfd(2) answered.
 pub fn mailbox() -> io::Result<(Mailbox, Inbox)> {
-    let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+    let bell = Bell(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
     let (sender, receiver) = sync_channel(MAILBOX_DEPTH);
-    Ok((Mailbox { sender, bell: Arc::clone(&bell) }, Inbox { receiver, bell }))
+    Ok((Mailbox { sender, bell: bell.clone() }, Inbox { receiver, bell }))
 }
 
 impl Mailbox {
     fn post(&self, command: Command) -> Result<(), ThreadGone> {
         self.sender.send(command).map_err(|_| ThreadGone)?;
-        self.ring_bell();
+        self.bell.ring();
         Ok(())
     }
 
@@ -138,10 +150,10 @@ impl Mailbox {
         answer.recv().map_err(|_| ThreadGone)
     }
 
-    /// Wakes the thread without a command (a shared resource became free).
-    pub fn ring_bell(&self) {
-        // A full counter (EAGAIN) means that the thread is going to wake anyway.
-        let _ = self.bell.write(1);
+    /// What wakes the thread without a command.
+    #[must_use]
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Hands a queue over; returns when the thread has taken it.
@@ -228,7 +240,7 @@ impl Inbox {
 impl AsFd for Inbox {
     /// The eventfd that fires when there is something to take.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        crate::sys::fd::borrow(&*self.bell)
+        crate::sys::fd::borrow(&*self.bell.0)
     }
 }
 

@@ -114,11 +114,12 @@ pub trait Image: Send + Sync {
     /// How the image may be used.
     fn traits(&self) -> Traits;
 
-    /// A channel for the calling thread, whose completions arrive on `ring`.
+    /// A channel for the calling thread, whose completions arrive on `ring`. Tokens of the
+    /// channel's own carry `lane`, by which the thread knows its channels apart.
     ///
     /// # Errors
     /// What the kernel answered to registering the file or allocating buffers.
-    fn open_channel(&self, ring: &mut Ring) -> io::Result<Box<dyn Channel>>;
+    fn open_channel(&self, ring: &mut Ring, lane: u16) -> io::Result<Box<dyn Channel>>;
 
     /// Makes every completed write durable, blocking. For control threads only.
     ///
@@ -144,9 +145,9 @@ pub trait Channel {
     /// `io` is the operation as it was submitted (the caller rebuilds it from its slot).
     fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome;
 
-    /// A completion with `Token::Channel(n)` and the answer `res`. `None` when the operation goes
+    /// A completion with `Token::Channel`, its word `op`, and the answer `res`. `None` when the operation goes
     /// on: the channel started another step of it.
-    fn on_channel_cqe(&mut self, ring: &mut Ring, n: u32, res: i32) -> Option<IoDone>;
+    fn on_channel_cqe(&mut self, ring: &mut Ring, op: u32, res: i32) -> Option<IoDone>;
 
     /// The next operation that finished without the ring.
     fn poll_done(&mut self) -> Option<IoDone>;

@@ -1,6 +1,7 @@
 //! The 64 bits that a completion carries back: one type, one encode, one decode.
 //!
-//! Layout, from the top: kind (8 bits), generation (16), slot (16), tag (16), 8 bits spare.
+//! Layout, from the top: kind (8 bits), generation or lane (16), slot (16), tag (16), 8 bits spare;
+//! a channel's own word takes the place of slot and tag.
 
 use crate::block::Tag;
 
@@ -20,8 +21,13 @@ pub struct IoKey {
 pub enum Token {
     /// An image operation whose buffers are the bio's own.
     Io(IoKey),
-    /// An operation that only the channel can interpret (bounce buffers, side operations).
-    Channel(u32),
+    /// An operation that only a channel can interpret (bounce buffers, side operations).
+    Channel {
+        /// The thread's number of the channel.
+        lane: u16,
+        /// The channel's own word for the operation.
+        op: u32,
+    },
     /// The guest kicked the queue in this slot; the generation tells an old kick from a new one.
     Kick {
         /// The thread's slot of the queue.
@@ -59,7 +65,7 @@ impl Token {
     pub const fn encode(self) -> u64 {
         match self {
             Token::Io(k) => pack(IO, k.generation, k.slot, k.tag.0),
-            Token::Channel(n) => CHANNEL << 56 | (n as u64) << 8,
+            Token::Channel { lane, op } => CHANNEL << 56 | (lane as u64) << 40 | (op as u64) << 8,
             Token::Kick { slot, generation } => pack(KICK, generation, slot, 0),
             Token::Mailbox => MAILBOX << 56,
             Token::Timeout => TIMEOUT << 56,
@@ -75,7 +81,7 @@ impl Token {
         Some(match raw >> 56 {
             IO => Token::Io(IoKey { slot, tag: Tag(field(raw, 8)), generation }),
             #[allow(clippy::cast_possible_truncation, reason = "the field is 32 bits wide")]
-            CHANNEL => Token::Channel((raw >> 8) as u32),
+            CHANNEL => Token::Channel { lane: generation, op: (raw >> 8) as u32 },
             KICK => Token::Kick { slot, generation },
             MAILBOX => Token::Mailbox,
             TIMEOUT => Token::Timeout,
@@ -95,7 +101,7 @@ mod tests {
         fn every_token_comes_back(slot: u16, tag: u16, generation: u16, n: u32) {
             for t in [
                 Token::Io(IoKey { slot, tag: Tag(tag), generation }),
-                Token::Channel(n),
+                Token::Channel { lane: slot, op: n },
                 Token::Kick { slot, generation },
                 Token::Mailbox,
                 Token::Timeout,
