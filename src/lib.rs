@@ -6,3 +6,5 @@ pub mod control;
 pub mod device;
 pub mod image;
 pub mod sys;
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;

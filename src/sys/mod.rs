@@ -10,5 +10,8 @@
 
 pub mod fd;
 pub mod guest;
+#[cfg(any(test, feature = "testkit"))]
+pub mod memfd;
+pub mod ring;
 pub mod token;
 pub mod uring;
