@@ -135,6 +135,13 @@ pub trait Image: Send + Sync {
 /// of the channel ([`on_channel_cqe`](Channel::on_channel_cqe)), or at once
 /// ([`poll_done`](Channel::poll_done)).
 pub trait Channel {
+    /// The upper 16 bits of the `n` in every `Token::Channel(n)` of this channel, so that the
+    /// owner of a ring with several channels knows whose completion it is. Claimed from the ring
+    /// ([`Ring::claim_channel`]); a channel that never uses such tokens may leave it at 0.
+    fn id(&self) -> u16 {
+        0
+    }
+
     /// Starts `io`, or refuses it.
     ///
     /// # Errors

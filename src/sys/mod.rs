@@ -8,6 +8,8 @@
 //! * S3 **Kept.** What the kernel may touch (buffers, vectors, files) outlives its completion:
 //!   [`uring::Ring`] counts what is in flight and, when it cannot drain, leaks rather than unmaps.
 
+pub mod affinity;
+pub mod clock;
 pub mod fd;
 pub mod guest;
 #[cfg(any(test, feature = "testkit"))]
@@ -15,3 +17,4 @@ pub mod memfd;
 pub mod ring;
 pub mod token;
 pub mod uring;
+pub mod zeroes;
