@@ -2,6 +2,7 @@
 
 pub mod blkmq;
 pub mod block;
+pub mod config;
 pub mod control;
 pub mod device;
 pub mod image;
