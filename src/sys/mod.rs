@@ -15,6 +15,8 @@ pub mod guest;
 #[cfg(any(test, feature = "testkit"))]
 pub mod memfd;
 pub mod ring;
+pub mod signal;
+pub mod socket;
 pub mod token;
 pub mod uring;
 pub mod zeroes;
