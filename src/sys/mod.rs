@@ -10,6 +10,7 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod eventfd;
 pub mod fd;
 pub mod guest;
 #[cfg(any(test, feature = "testkit"))]

@@ -1,4 +1,5 @@
-//! What only tests need: memory as a front-end shares it, and the guest's side of a ring.
+//! What only tests need: memory as a front-end shares it, the guest's side of a ring, a simulated
+//! disk, and the oracle that says what a guest may expect of it.
 //!
 //! Compiled for tests and with the feature `testkit`. Everything here panics on misuse: a test kit
 //! that fails quietly makes tests that cannot fail.
@@ -11,7 +12,10 @@ use crate::sys::guest::{GuestMemory, Region};
 use crate::sys::memfd::memfd;
 
 pub mod blk;
+pub mod disk;
 pub mod driver;
+pub mod model;
+pub mod rng;
 
 /// One region as a front-end would announce it; the content lies in the [`TestMemory`]'s file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
