@@ -1,0 +1,270 @@
+//! From waiting to issued: leftovers first, then what is new, as far as credit and image allow.
+//!
+//! Rules:
+//! * **D1** The sync of the flush machine is tried before all else. There is at most one, so it
+//!   starves nobody, and it has a credit of its own: neither waiting writes nor a spent budget
+//!   hold it up.
+//! * **D2** What the image refused, or did not finish, waits on its hctx's leftovers and is issued
+//!   before anything new of the domain. While a leftover is refused the scheduler is not asked:
+//!   what leaves it can no longer be merged or ordered (I09).
+//! * **D3** Data in flight never exceeds `hw_depth` (I04). A short or repeated request gives its
+//!   credit back while it waits.
+//! * **D4** With no leftovers, nothing staged, a bypassing scheduler and a hctx that is not busy,
+//!   the batch goes straight to the image. Otherwise it is staged behind what waits, so order
+//!   holds under pressure too (I08).
+//! * **D5** Each hctx carries a measure of pressure, 0 to 9: refused is `(7e + 16) / 8`, a clean
+//!   list `7e / 8`. Eight clean lists bring any value to 0 (I13).
+//! * **D6** Refused sets `blocked`, any completion clears it (Linux: SCHED_RESTART). While it is
+//!   set there is no point in trying. When nothing of the domain is in flight no completion will
+//!   come, so the flag does not count then (I10).
+
+use super::domain::Domain;
+use super::sched::Item;
+use super::tags::State;
+use super::{Busy, Ident, Issue, Request};
+use crate::block::{HctxId, Nanos, Op};
+
+/// Times in a row that "again" (EAGAIN, EINTR) is believed. Each is a round trip through the
+/// kernel, so this is far longer than a signal or a moment without memory, and still an end.
+pub(super) const AGAIN_MAX: u8 = 100;
+
+/// The measure of pressure of one hctx (D5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Busyness(u8);
+
+impl Busyness {
+    /// A list was issued to its end.
+    pub(super) fn clean(&mut self) {
+        self.0 = self.0 * 7 / 8;
+    }
+
+    /// A list was cut short.
+    pub(super) fn refused(&mut self) {
+        self.0 = (self.0 * 7 + 16) / 8;
+    }
+
+    /// 0 (no pressure) to 9.
+    pub(super) fn level(self) -> u8 {
+        self.0
+    }
+}
+
+/// The credits for data (D3).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    limit: u32,
+    used: u32,
+}
+
+impl Budget {
+    /// `limit` requests at a time; 0 for as many as there are.
+    pub(super) fn new(limit: u32) -> Budget {
+        Budget { limit: if limit == 0 { u32::MAX } else { limit }, used: 0 }
+    }
+
+    /// Whether another request may be issued.
+    pub(super) fn available(&self) -> bool {
+        self.used < self.limit
+    }
+
+    /// Requests in flight.
+    pub(super) fn used(&self) -> u32 {
+        self.used
+    }
+
+    fn spend(&mut self) {
+        self.used += 1;
+    }
+
+    /// A request left the kernel.
+    pub(super) fn give_back(&mut self) {
+        self.used -= 1;
+    }
+}
+
+/// Why issuing stopped.
+enum Stop {
+    /// The image refused.
+    Busy,
+    /// The budget is spent.
+    Credit,
+}
+
+impl Domain {
+    /// Issues what can be issued now, and empties the batch of the sweep. To be called at the end
+    /// of each sweep and whenever [`wants_run`](Domain::wants_run) says so. Answers how many
+    /// requests were issued.
+    pub fn run<I: Issue>(&mut self, now: Nanos, issue: &mut I) -> u32 {
+        self.blocked = false;
+        let before = self.issued;
+        self.run_sync(now, issue);
+        if self.run_leftovers(issue) {
+            self.run_plug(now, issue);
+            self.run_scheduler(now, issue);
+        } else {
+            self.stage_plug(now);
+        }
+        u32::try_from(self.issued - before).unwrap_or(u32::MAX)
+    }
+
+    fn run_sync<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
+        let Some((id, start)) = self.flush.prepare(&mut self.table, now) else { return };
+        let hctx = self.table.get_mut(id.hctx);
+        let generation = hctx.tags.slot(id.tag).generation;
+        let Ident { hctx: of, tag } = id;
+        let request = Request { hctx: of, tag, generation, op: Op::Flush, fua: false };
+        if issue.issue(&request).is_err() {
+            hctx.stats.refused += 1;
+            self.blocked = true;
+            return; // F6
+        }
+        hctx.tags.set(tag, State::Syncing);
+        self.flush.issued(start, now);
+        self.issued += 1;
+    }
+
+    /// Whether all leftovers went (D2).
+    fn run_leftovers<I: Issue>(&mut self, issue: &mut I) -> bool {
+        if self.leftovers == 0 {
+            return true;
+        }
+        // One that was refused does not hold up those of another hctx: each is tried once.
+        let n = self.table.len();
+        let first = self.cursor;
+        for i in (first..n).chain(0..first.min(n)) {
+            let Ok(id) = u16::try_from(i).map(HctxId) else { break };
+            if self.table.find(id).is_some_and(|h| !h.leftovers.is_empty())
+                && let Err(Stop::Credit) = self.run_leftovers_of(id, issue)
+            {
+                self.cursor = i; // the next run goes on here, so that nobody is always last
+                return false;
+            }
+        }
+        self.cursor = if first + 1 < n { first + 1 } else { 0 };
+        self.leftovers == 0
+    }
+
+    fn run_leftovers_of<I: Issue>(&mut self, of: HctxId, issue: &mut I) -> Result<(), Stop> {
+        while let Some(tag) = self.table.get(of).leftovers.front() {
+            self.try_issue(Ident { hctx: of, tag }, issue)?;
+            let hctx = self.table.get_mut(of);
+            hctx.tags.pop_front(&mut hctx.leftovers);
+            self.leftovers -= 1;
+        }
+        self.table.get_mut(of).busy.clean();
+        Ok(())
+    }
+
+    /// Direct issue (D4), or staging.
+    fn run_plug<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
+        if self.plug.len() == 0 {
+            return;
+        }
+        let mut direct = self.scheduler.bypass() && !self.scheduler.has_work();
+        for i in 0..self.plug.len() {
+            let id = self.plug.get(i);
+            if direct && self.table.get(id.hctx).busy.level() == 0 {
+                match self.try_issue(id, issue) {
+                    Ok(()) => continue,
+                    Err(Stop::Busy) => self.leave(id),
+                    Err(Stop::Credit) => self.stage(id, now),
+                }
+                direct = false;
+            } else {
+                // Once one is staged all later ones are: they may be of the same hctx.
+                direct = false;
+                self.stage(id, now);
+            }
+        }
+        self.plug.clear();
+    }
+
+    fn run_scheduler<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
+        while self.leftovers == 0 && self.budget.available() {
+            let Some(id) = self.scheduler.next(now) else { return };
+            match self.try_issue(id, issue) {
+                Ok(()) => self.table.get_mut(id.hctx).busy.clean(),
+                Err(_) => self.leave(id),
+            }
+        }
+    }
+
+    fn try_issue<I: Issue>(&mut self, id: Ident, issue: &mut I) -> Result<(), Stop> {
+        let hctx = self.table.get_mut(id.hctx);
+        if !self.budget.available() {
+            hctx.busy.refused();
+            return Err(Stop::Credit);
+        }
+        let slot = hctx.tags.slot(id.tag);
+        let request = Request {
+            hctx: id.hctx,
+            tag: id.tag,
+            generation: slot.generation,
+            op: slot.op,
+            fua: slot.fua && matches!(slot.op, Op::Write(_)),
+        };
+        if let Err(Busy) = issue.issue(&request) {
+            hctx.busy.refused();
+            hctx.stats.refused += 1;
+            self.blocked = true;
+            return Err(Stop::Busy);
+        }
+        hctx.tags.set(id.tag, State::InFlight);
+        self.budget.spend();
+        self.issued += 1;
+        Ok(())
+    }
+
+    /// A request that was on its way and refused: it goes first next time (D2).
+    fn leave(&mut self, id: Ident) {
+        let hctx = self.table.get_mut(id.hctx);
+        hctx.tags.set(id.tag, State::Leftover);
+        hctx.tags.push_back(&mut hctx.leftovers, id.tag);
+        self.leftovers += 1;
+    }
+
+    /// A request that the kernel gave back unfinished: it goes first next time (D2).
+    pub(super) fn requeue(&mut self, id: Ident) {
+        let hctx = self.table.get_mut(id.hctx);
+        hctx.tags.set(id.tag, State::Leftover);
+        hctx.tags.push_front(&mut hctx.leftovers, id.tag);
+        hctx.stats.requeues += 1;
+        self.leftovers += 1;
+    }
+
+    fn stage(&mut self, id: Ident, now: Nanos) {
+        let tags = &mut self.table.get_mut(id.hctx).tags;
+        tags.set(id.tag, State::Staged);
+        let slot = tags.slot_mut(id.tag);
+        slot.scheduled = true;
+        let item = Item { id, op: slot.op, class: slot.class, arrival: slot.arrival };
+        self.scheduler.insert(&item, now);
+    }
+
+    /// Hands the batch to the scheduler.
+    pub(super) fn stage_plug(&mut self, now: Nanos) {
+        for i in 0..self.plug.len() {
+            self.stage(self.plug.get(i), now);
+        }
+        self.plug.clear();
+    }
+
+    /// Whether there is work that [`run`](Domain::run) could try now (I10). A thread must not sleep
+    /// while this holds.
+    #[must_use]
+    pub fn wants_run(&self) -> bool {
+        let with_kernel = self.budget.used() > 0 || self.flush.is_syncing();
+        if self.blocked && with_kernel {
+            return false; // D6
+        }
+        if self.flush.wants_run() {
+            return true;
+        }
+        let waiting = self.plug.len() > 0 || self.leftovers > 0 || self.scheduler.has_work();
+        waiting && self.budget.available()
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/dispatch.rs"]
+mod tests;

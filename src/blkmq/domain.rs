@@ -1,0 +1,327 @@
+//! The hctxs that share one scheduler, on one thread: the face of the core.
+//!
+//! A thread drives it so: [`submit`](Domain::submit) what was popped, [`run`](Domain::run) at the
+//! end of the sweep, [`complete`](Domain::complete) what the image finished,
+//! [`take_done`](Domain::take_done) and publish, [`release`](Domain::release) what was published.
+//! Then, as long as [`wants_run`](Domain::wants_run), `run` again before sleeping.
+//!
+//! To freeze one hctx (L6) its owner stops popping it and goes on driving the domain until
+//! [`is_idle`](Domain::is_idle); the other hctxs are not held up. Whatever was submitted leaves by
+//! itself: refused requests by the completions that make room, waiting flushes by their sync.
+
+use std::sync::Arc;
+
+use super::Ident;
+use super::dispatch::{AGAIN_MAX, Budget};
+use super::flush::{FlushGate, FlushMachine, Wakes};
+use super::hctx::{Gauges, Hctx, Table};
+use super::plug::Plug;
+use super::sched::{Item, Scheduler};
+use super::stats::Stats;
+use super::tags::{State, TagBusy};
+use crate::block::{Bio, HctxId, Nanos, Op, Outcome, SectorRange, Status, Tag};
+
+/// What a domain is built from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainConfig {
+    /// The greatest number of hctxs at a time.
+    pub max_hctxs: u16,
+    /// Data requests that may be in flight at a time; 0 for as many as there are tags. The sync of
+    /// a flush has one credit more, of its own.
+    pub hw_depth: u32,
+    /// The thread's index in the flush gate. No two threads may use the same one.
+    pub thread: u16,
+}
+
+/// The completion belongs to no request in flight: another generation, or nothing issued (I36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale;
+
+/// The hctxs that share one scheduler.
+#[derive(Debug)]
+pub struct Domain {
+    pub(super) table: Table,
+    pub(super) plug: Plug,
+    pub(super) scheduler: Box<dyn Scheduler>,
+    pub(super) flush: FlushMachine,
+    pub(super) budget: Budget,
+    /// Leftovers on all hctxs.
+    pub(super) leftovers: u32,
+    /// Where the next look for leftovers begins.
+    pub(super) cursor: usize,
+    /// The image refused something, and nothing has completed since.
+    pub(super) blocked: bool,
+    /// Requests issued so far.
+    pub(super) issued: u64,
+}
+
+impl Domain {
+    /// A domain with no hctxs. Allocates; so do [`add_hctx`](Domain::add_hctx) and nothing else.
+    #[must_use]
+    pub fn new(
+        config: DomainConfig,
+        scheduler: Box<dyn Scheduler>,
+        gate: Arc<FlushGate>,
+    ) -> Domain {
+        Domain {
+            table: Table::new(config.max_hctxs),
+            plug: Plug::new(),
+            scheduler,
+            flush: FlushMachine::new(gate, config.thread),
+            budget: Budget::new(config.hw_depth),
+            leftovers: 0,
+            cursor: 0,
+            blocked: false,
+            issued: 0,
+        }
+    }
+
+    /// Adds a hctx with the tags `0..depth`. A control-time operation; `None` when the table is
+    /// full.
+    pub fn add_hctx(&mut self, depth: u16) -> Option<HctxId> {
+        let id = self.table.add(Hctx::new(depth))?;
+        self.scheduler.attach(id, depth);
+        Some(id)
+    }
+
+    /// Removes a hctx and answers with its counters. `None`, and nothing changes, when there is no
+    /// such hctx or it is not idle.
+    pub fn remove_hctx(&mut self, id: HctxId) -> Option<Stats> {
+        if !self.table.find(id)?.is_idle() {
+            return None;
+        }
+        self.scheduler.detach(id);
+        self.table.remove(id).map(|hctx| hctx.stats)
+    }
+
+    /// Takes a bio in: claims its tag and puts it into the batch of the sweep. A flush goes to the
+    /// flush machine instead.
+    ///
+    /// # Errors
+    /// [`TagBusy`]: the head is live or out of range, so the guest broke the rules. Nothing
+    /// changed, the live bio goes on (I02).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
+        let hctx = self.table.get_mut(id);
+        let ident = Ident { hctx: id, tag: bio.tag };
+        if bio.op == Op::Flush {
+            hctx.tags.claim(&bio, now, State::FlushWait)?;
+            // What the guest sent before the flush stays before it, whatever merging does later.
+            self.stage_plug(now);
+            self.flush.join(&mut self.table, ident, now);
+            return Ok(());
+        }
+        hctx.tags.claim(&bio, now, State::Plugged)?;
+        hctx.stats.start(now);
+        if self.plug.is_full(ident) {
+            self.stage_plug(now);
+        }
+        self.plug.push(ident);
+        Ok(())
+    }
+
+    /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped
+    /// head passes through the tag set and is answered in the same way.
+    ///
+    /// # Errors
+    /// [`TagBusy`], as [`submit`](Domain::submit).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    pub fn reject(&mut self, id: HctxId, tag: Tag, status: Status) -> Result<(), TagBusy> {
+        let hctx = self.table.get_mut(id);
+        let bio = Bio { tag, op: Op::Flush, fua: false, class: crate::block::Class::default() };
+        hctx.tags.claim(&bio, Nanos(0), State::Done)?;
+        hctx.answer(tag, status);
+        Ok(())
+    }
+
+    /// Takes the end of an issued request in.
+    ///
+    /// Done and failed bios become available to [`take_done`](Domain::take_done), except that a
+    /// write-through discard or zeroing waits for its flush first (F5). What is short or to be
+    /// done again goes before everything else in the next run; "again" without progress ends as an
+    /// error after 100 times in a row.
+    ///
+    /// # Errors
+    /// [`Stale`]: nothing changed.
+    pub fn complete(
+        &mut self,
+        id: HctxId,
+        tag: Tag,
+        generation: u16,
+        outcome: Outcome,
+        now: Nanos,
+    ) -> Result<(), Stale> {
+        let ident = Ident { hctx: id, tag };
+        let state = self.with_kernel(ident, generation)?;
+        self.blocked = false; // D6
+        if state == State::Syncing {
+            self.flush.completed(&mut self.table, ident, outcome, now);
+            return Ok(());
+        }
+        self.budget.give_back();
+        let slot = self.table.get_mut(id).tags.slot_mut(tag);
+        match outcome {
+            Outcome::Done => self.data_done(ident, Status::Ok, now),
+            Outcome::Failed(_) => self.data_done(ident, Status::IoErr, now),
+            Outcome::Short(_) => {
+                slot.again = 0;
+                self.requeue(ident);
+            }
+            Outcome::Again if slot.again < AGAIN_MAX => {
+                slot.again += 1;
+                self.requeue(ident);
+            }
+            Outcome::Again => self.data_done(ident, Status::IoErr, now),
+        }
+        Ok(())
+    }
+
+    /// Instead of [`complete`](Domain::complete) with `Done`: this range is done, the bio has
+    /// another one, which is issued before everything else in the next run.
+    ///
+    /// # Errors
+    /// [`Stale`]: nothing changed.
+    ///
+    /// # Panics
+    /// In debug builds, when the bio is no discard or zeroing.
+    pub fn rest(
+        &mut self,
+        id: HctxId,
+        tag: Tag,
+        generation: u16,
+        next: SectorRange,
+    ) -> Result<(), Stale> {
+        let ident = Ident { hctx: id, tag };
+        let state = self.with_kernel(ident, generation)?;
+        self.blocked = false; // D6
+        debug_assert_eq!(state, State::InFlight, "a flush has no ranges");
+        let hctx = self.table.get_mut(id);
+        let slot = hctx.tags.slot_mut(tag);
+        hctx.stats.part(slot.op);
+        slot.again = 0;
+        match &mut slot.op {
+            Op::Discard(range) | Op::WriteZeroes { range, .. } => *range = next,
+            Op::Read(_) | Op::Write(_) | Op::Flush => debug_assert!(false, "one range only"),
+        }
+        self.budget.give_back();
+        self.requeue(ident);
+        Ok(())
+    }
+
+    fn with_kernel(&self, id: Ident, generation: u16) -> Result<State, Stale> {
+        let hctx = self.table.find(id.hctx).ok_or(Stale)?;
+        hctx.tags.with_kernel(id.tag, generation).ok_or(Stale)
+    }
+
+    fn data_done(&mut self, id: Ident, status: Status, now: Nanos) {
+        let hctx = self.table.get_mut(id.hctx);
+        let slot = *hctx.tags.slot(id.tag);
+        if slot.op.is_write() {
+            // Failed ones too: part of the range may have been written.
+            self.flush.wrote();
+        }
+        if slot.scheduled {
+            let item = Item { id, op: slot.op, class: slot.class, arrival: slot.arrival };
+            self.scheduler.done(&item, now);
+        }
+        let flush_after = slot.fua && matches!(slot.op, Op::Discard(_) | Op::WriteZeroes { .. });
+        if flush_after && status == Status::Ok {
+            hctx.tags.set(id.tag, State::FlushWait);
+            self.flush.join(&mut self.table, id, now);
+        } else {
+            hctx.finish(id.tag, status, now);
+        }
+    }
+
+    /// The next finished bio of a hctx, in the order in which they finished. Its tag stays claimed
+    /// until [`release`](Domain::release).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    pub fn take_done(&mut self, id: HctxId) -> Option<(Tag, Status)> {
+        self.table.get_mut(id).take_done()
+    }
+
+    /// Gives a taken tag back to the guest. Only after the used index that contains it is
+    /// published (I02).
+    ///
+    /// # Panics
+    /// When there is no such hctx or tag; in debug builds, when the tag was not taken.
+    pub fn release(&mut self, id: HctxId, tag: Tag) {
+        self.table.get_mut(id).tags.set(tag, State::Free);
+    }
+
+    /// Whether [`take_done`](Domain::take_done) would answer.
+    #[must_use]
+    pub fn has_done(&self, id: HctxId) -> bool {
+        self.table.find(id).is_some_and(Hctx::has_done)
+    }
+
+    /// Whether nothing of this hctx is anywhere: every head is the guest's. True of a hctx that
+    /// does not exist.
+    #[must_use]
+    pub fn is_idle(&self, id: HctxId) -> bool {
+        self.table.find(id).is_none_or(Hctx::is_idle)
+    }
+
+    /// When [`run`](Domain::run) should be called although nothing happens until then.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Nanos> {
+        self.scheduler.next_wake()
+    }
+
+    /// The threads whose waiting flushes have to be looked at, as indexes in the flush gate: ring
+    /// their mailboxes, and let each call [`gate_changed`](Domain::gate_changed) on all its domains
+    /// with this gate. The own index may be among them, for the sake of other domains of this
+    /// thread. To be asked after `complete` and `run`.
+    #[must_use]
+    pub fn take_wakes(&mut self) -> Wakes {
+        self.flush.take_wakes()
+    }
+
+    /// Another thread's sync ended (see [`take_wakes`](Domain::take_wakes)). Answers flushes that it
+    /// covers; the next run may sync for the others.
+    pub fn gate_changed(&mut self, now: Nanos) {
+        self.flush.gate_changed(&mut self.table, now);
+    }
+
+    /// The generation that a tag has now: what its completions carry.
+    ///
+    /// # Panics
+    /// When there is no such hctx or tag.
+    #[must_use]
+    pub fn generation(&self, id: HctxId, tag: Tag) -> u16 {
+        self.table.get(id).tags.slot(tag).generation
+    }
+
+    /// The counters of a hctx.
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[must_use]
+    pub fn stats(&self, id: HctxId) -> &Stats {
+        &self.table.get(id).stats
+    }
+
+    /// How many bios of a hctx are in each stage.
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[must_use]
+    pub fn gauges(&self, id: HctxId) -> Gauges {
+        self.table.get(id).gauges()
+    }
+
+    /// Pressure on a hctx, 0 (none) to 9 (D5).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[must_use]
+    pub fn busy(&self, id: HctxId) -> u8 {
+        self.table.get(id).busy.level()
+    }
+}

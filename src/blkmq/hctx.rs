@@ -1,0 +1,193 @@
+//! A hardware context: one virtqueue as the core sees it, and the table of a domain's hctxs.
+
+use super::dispatch::Busyness;
+use super::stats::Stats;
+use super::tags::{State, TagList, TagSet};
+use crate::block::{HctxId, Nanos, Status, Tag};
+
+use super::Ident;
+
+/// How many bios of a hctx are in each stage. They add up to the depth (I03).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Heads that the guest may use.
+    pub free: u16,
+    /// In the batch of the current sweep.
+    pub plugged: u16,
+    /// With the scheduler.
+    pub staged: u16,
+    /// Refused or unfinished, to be issued before anything else.
+    pub leftover: u16,
+    /// Waiting for a sync.
+    pub flush_wait: u16,
+    /// With the kernel: data.
+    pub in_flight: u16,
+    /// With the kernel: a sync on this hctx's tag.
+    pub syncing: u16,
+    /// Finished and not yet released.
+    pub done: u16,
+}
+
+impl Gauges {
+    /// Bios that were submitted (or rejected) and not yet released.
+    #[must_use]
+    pub const fn claimed(&self) -> u16 {
+        self.plugged
+            + self.staged
+            + self.leftover
+            + self.flush_wait
+            + self.in_flight
+            + self.syncing
+            + self.done
+    }
+}
+
+/// One virtqueue.
+#[derive(Debug)]
+pub(super) struct Hctx {
+    pub(super) tags: TagSet,
+    pub(super) leftovers: TagList,
+    pub(super) flush_waiters: TagList,
+    done: TagList,
+    pub(super) busy: Busyness,
+    pub(super) stats: Stats,
+    depth: u16,
+}
+
+impl Hctx {
+    /// A hctx with nothing in it. Allocates.
+    pub(super) fn new(depth: u16) -> Hctx {
+        Hctx {
+            tags: TagSet::new(depth),
+            leftovers: TagList::EMPTY,
+            flush_waiters: TagList::EMPTY,
+            done: TagList::EMPTY,
+            busy: Busyness::default(),
+            stats: Stats::default(),
+            depth,
+        }
+    }
+
+    /// The bio has its answer: it joins the list of what is done.
+    pub(super) fn finish(&mut self, tag: Tag, status: Status, now: Nanos) {
+        let slot = self.tags.slot_mut(tag);
+        slot.status = status;
+        let (op, arrival) = (slot.op, slot.arrival);
+        self.stats.done(op, status, arrival, now);
+        self.queue_done(tag);
+    }
+
+    /// A claimed bio is answered without having been worked on.
+    pub(super) fn answer(&mut self, tag: Tag, status: Status) {
+        self.tags.slot_mut(tag).status = status;
+        self.stats.rejected += 1;
+        self.tags.push_back(&mut self.done, tag);
+    }
+
+    fn queue_done(&mut self, tag: Tag) {
+        self.tags.set(tag, State::Done);
+        self.tags.push_back(&mut self.done, tag);
+    }
+
+    /// The next finished bio; its tag stays claimed.
+    pub(super) fn take_done(&mut self) -> Option<(Tag, Status)> {
+        let tag = self.tags.pop_front(&mut self.done)?;
+        self.tags.set(tag, State::Taken);
+        Some((tag, self.tags.slot(tag).status))
+    }
+
+    /// Whether something is finished and not yet taken.
+    pub(super) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// Whether every head is the guest's.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tags.count(State::Free) == self.depth
+    }
+
+    /// The stages as numbers.
+    pub(super) fn gauges(&self) -> Gauges {
+        let count = |state| self.tags.count(state);
+        Gauges {
+            free: count(State::Free),
+            plugged: count(State::Plugged),
+            staged: count(State::Staged),
+            leftover: count(State::Leftover),
+            flush_wait: count(State::FlushWait),
+            in_flight: count(State::InFlight),
+            syncing: count(State::Syncing),
+            done: count(State::Done) + count(State::Taken),
+        }
+    }
+}
+
+/// The hctxs of a domain, by id.
+#[derive(Debug)]
+pub(super) struct Table {
+    slots: Box<[Option<Hctx>]>,
+}
+
+impl Table {
+    /// A table with room for `max` hctxs.
+    pub(super) fn new(max: u16) -> Table {
+        Table { slots: (0..max).map(|_| None).collect() }
+    }
+
+    /// Number of ids.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Puts a hctx into the first empty place.
+    pub(super) fn add(&mut self, hctx: Hctx) -> Option<HctxId> {
+        let i = self.slots.iter().position(Option::is_none)?;
+        self.slots[i] = Some(hctx);
+        u16::try_from(i).ok().map(HctxId)
+    }
+
+    /// Takes a hctx out.
+    pub(super) fn remove(&mut self, id: HctxId) -> Option<Hctx> {
+        self.slots.get_mut(id.index())?.take()
+    }
+
+    /// The hctx with this id, if there is one.
+    pub(super) fn find(&self, id: HctxId) -> Option<&Hctx> {
+        self.slots.get(id.index())?.as_ref()
+    }
+
+    /// The hctx with this id.
+    ///
+    /// # Panics
+    /// When there is none: ids come from [`add`](Table::add) and end with removal.
+    pub(super) fn get(&self, id: HctxId) -> &Hctx {
+        self.find(id).expect("the hctx is in the table")
+    }
+
+    /// The hctx with this id, to change.
+    ///
+    /// # Panics
+    /// As [`get`](Table::get).
+    pub(super) fn get_mut(&mut self, id: HctxId) -> &mut Hctx {
+        self.slots.get_mut(id.index()).and_then(Option::as_mut).expect("the hctx is in the table")
+    }
+
+    /// All hctxs.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hctx> {
+        self.slots.iter_mut().flatten()
+    }
+
+    /// The id of the first hctx at or after `from`, going round, for which `pick` holds.
+    pub(super) fn find_round(&self, from: usize, pick: impl Fn(&Hctx) -> bool) -> Option<HctxId> {
+        let n = self.slots.len();
+        let i =
+            (from..n).chain(0..from.min(n)).find(|i| self.slots[*i].as_ref().is_some_and(&pick))?;
+        u16::try_from(i).ok().map(HctxId)
+    }
+
+    /// The bio whose tag a sync borrows.
+    pub(super) fn first_flush_waiter(&self) -> Option<Ident> {
+        let hctx = self.find_round(0, |h| !h.flush_waiters.is_empty())?;
+        Some(Ident { hctx, tag: self.get(hctx).flush_waiters.front()? })
+    }
+}

@@ -1,0 +1,96 @@
+//! The batch of the current sweep.
+//!
+//! It is filled while rings are popped and emptied at the latest when the sweep ends
+//! ([`Domain::run`](super::Domain::run)). It never waits for more: there is no timer.
+
+use super::Ident;
+
+/// Bios of one hctx after which the batch is handed on (Linux: BLK_MAX_REQUEST_COUNT).
+pub(super) const PLUG_MAX: usize = 32;
+/// The same, when the batch holds bios of several hctxs.
+pub(super) const PLUG_MAX_SEVERAL: usize = 64;
+
+/// The batch: a fixed array.
+#[derive(Debug)]
+pub(super) struct Plug {
+    entries: Box<[Ident]>,
+    len: usize,
+    several: bool,
+}
+
+impl Plug {
+    /// An empty batch.
+    pub(super) fn new() -> Plug {
+        let entries = vec![Ident::default(); PLUG_MAX_SEVERAL].into_boxed_slice();
+        Plug { entries, len: 0, several: false }
+    }
+
+    /// Bios in the batch.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether `next` must wait for the batch to be handed on.
+    pub(super) fn is_full(&self, next: Ident) -> bool {
+        let several = self.several || (self.len > 0 && self.entries[0].hctx != next.hctx);
+        self.len >= if several { PLUG_MAX_SEVERAL } else { PLUG_MAX }
+    }
+
+    /// Appends a bio; the caller has looked at [`is_full`](Plug::is_full).
+    pub(super) fn push(&mut self, id: Ident) {
+        self.several |= self.len > 0 && self.entries[0].hctx != id.hctx;
+        self.entries[self.len] = id;
+        self.len += 1;
+    }
+
+    /// The bio at position `i`, in order of arrival.
+    pub(super) fn get(&self, i: usize) -> Ident {
+        self.entries[..self.len][i]
+    }
+
+    /// Empties the batch.
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
+        self.several = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{HctxId, Tag};
+
+    fn id(hctx: u16, tag: u16) -> Ident {
+        Ident { hctx: HctxId(hctx), tag: Tag(tag) }
+    }
+
+    #[test]
+    fn one_queue_fills_it_at_32_and_several_at_64() {
+        let mut plug = Plug::new();
+        for n in 0..32 {
+            assert!(!plug.is_full(id(0, n)));
+            plug.push(id(0, n));
+        }
+        assert!(plug.is_full(id(0, 32)));
+        assert!(!plug.is_full(id(1, 0)), "a second queue widens the batch");
+        for n in 0..32 {
+            assert!(!plug.is_full(id(1, n)));
+            plug.push(id(1, n));
+        }
+        assert!(plug.is_full(id(0, 33)));
+        assert_eq!((plug.get(0), plug.get(63)), (id(0, 0), id(1, 31)));
+        plug.clear();
+        assert_eq!(plug.len(), 0);
+        assert!(!plug.is_full(id(2, 0)));
+    }
+
+    #[test]
+    fn after_a_mixed_batch_the_narrow_limit_holds_again() {
+        let mut plug = Plug::new();
+        plug.push(id(0, 0));
+        plug.push(id(1, 0));
+        plug.clear();
+        (0..32).for_each(|n| plug.push(id(1, n)));
+        assert!(plug.is_full(id(1, 32)));
+    }
+}

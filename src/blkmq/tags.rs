@@ -1,0 +1,257 @@
+//! The tags of one hctx: one slot per descriptor head, claimed by the guest's own number.
+//!
+//! Rules:
+//! * **T1** The head is the tag. A slot is found by index; nothing is searched or allocated.
+//! * **T2** A tag is claimed only when its slot is free. A head that the guest hands out twice
+//!   touches nothing: the live bio goes on (I02).
+//! * **T3** A slot moves along the edges below and no others (asserted in debug builds):
+//!
+//! ```text
+//! Free -> Plugged -> Staged -> InFlight -> Done -> Taken -> Free
+//!         Plugged -> InFlight | Leftover          (direct issue, or refused)
+//!                    Staged -> Leftover -> InFlight -> Leftover   (refused; short, again)
+//! Free -> FlushWait -> Syncing -> Done, Syncing -> FlushWait      (again)
+//!         FlushWait -> Done                       (covered by somebody's sync)
+//!                              InFlight -> FlushWait              (fua discard: DATA, then flush)
+//! Free -> Done                                    (rejected while parsing)
+//! ```
+//! * **T4** The generation is bumped at each claim; a completion that carries another one, or that
+//!   finds the slot not with the kernel, is stale (I36).
+//! * **T5** A slot is in at most one list at a time, so one link per slot is enough. A link is a
+//!   tag, not a pointer.
+//! * **T6** Every move is counted, so that the number of bios in each stage is known at any
+//!   instant and adds up to the depth (I03).
+
+use crate::block::{Bio, Class, Nanos, Op, Status, Tag};
+
+/// The head is still in flight: the guest broke virtio 1.3, 2.7.13 (or the head is out of range).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagBusy;
+
+/// The stage that a slot is in (T3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum State {
+    /// Not in use: the guest owns the head.
+    Free,
+    /// In the batch of the current sweep.
+    Plugged,
+    /// Held by the scheduler.
+    Staged,
+    /// Refused or unfinished; goes before anything new.
+    Leftover,
+    /// Waits for a sync.
+    FlushWait,
+    /// The kernel works on its data.
+    InFlight,
+    /// The kernel syncs the image on its tag.
+    Syncing,
+    /// Finished, not yet fetched by the ring's owner.
+    Done,
+    /// Fetched by the ring's owner, not yet published.
+    Taken,
+}
+
+const STATES: usize = State::Taken as usize + 1;
+
+impl State {
+    /// Whether T3 has an edge from `self` to `to`.
+    fn leads_to(self, to: State) -> bool {
+        use State as S;
+        matches!(
+            (self, to),
+            (S::Free, S::Plugged | S::FlushWait | S::Done)
+                | (S::Plugged, S::Staged | S::InFlight | S::Leftover)
+                | (S::Staged, S::InFlight | S::Leftover)
+                | (S::Leftover, S::InFlight)
+                | (S::InFlight, S::Leftover | S::FlushWait | S::Done)
+                | (S::FlushWait, S::Syncing | S::Done)
+                | (S::Syncing, S::FlushWait | S::Done)
+                | (S::Done, S::Taken)
+                | (S::Taken, S::Free)
+        )
+    }
+}
+
+/// The next slot of a list, as a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Link(u16);
+
+impl Link {
+    /// No tag has this number: a virtqueue holds at most 32768 heads (virtio 1.3, 2.7).
+    const NONE: Link = Link(u16::MAX);
+
+    fn tag(self) -> Option<Tag> {
+        (self != Link::NONE).then_some(Tag(self.0))
+    }
+}
+
+/// A list of tags, first in, first out. The links are in the slots (T5).
+#[derive(Debug)]
+pub(super) struct TagList {
+    head: Link,
+    tail: Link,
+}
+
+impl TagList {
+    /// A list of no tags.
+    pub(super) const EMPTY: TagList = TagList { head: Link::NONE, tail: Link::NONE };
+
+    /// The first tag.
+    pub(super) fn front(&self) -> Option<Tag> {
+        self.head.tag()
+    }
+
+    /// Whether the list holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == Link::NONE
+    }
+}
+
+/// What the core knows of one bio.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    /// What is to be done next: the bio's operation, or its next range.
+    pub(super) op: Op,
+    /// When the bio was submitted.
+    pub(super) arrival: Nanos,
+    /// The count of completed writes that a sync has to cover; meaningful in `FlushWait`.
+    pub(super) need: u64,
+    /// Claims of this slot so far, modulo 2^16.
+    pub(super) generation: u16,
+    next: Link,
+    state: State,
+    /// Completion must mean durable.
+    pub(super) fua: bool,
+    /// Priority class.
+    pub(super) class: Class,
+    /// Times in a row that the kernel answered "again" without progress.
+    pub(super) again: u8,
+    /// The answer, once `Done`.
+    pub(super) status: Status,
+    /// The scheduler has seen it and must be told of its end.
+    pub(super) scheduled: bool,
+}
+
+/// The slots of one hctx.
+#[derive(Debug)]
+pub(super) struct TagSet {
+    slots: Box<[Slot]>,
+    counts: [u16; STATES],
+}
+
+impl TagSet {
+    /// `depth` free tags, `0..depth`.
+    pub(super) fn new(depth: u16) -> TagSet {
+        let slot = Slot {
+            op: Op::Flush,
+            arrival: Nanos(0),
+            need: 0,
+            generation: 0,
+            next: Link::NONE,
+            state: State::Free,
+            fua: false,
+            class: Class::BestEffort,
+            again: 0,
+            status: Status::Ok,
+            scheduled: false,
+        };
+        let mut counts = [0; STATES];
+        counts[State::Free as usize] = depth;
+        TagSet { slots: vec![slot; usize::from(depth)].into_boxed_slice(), counts }
+    }
+
+    /// How many slots are in `state` (T6).
+    pub(super) fn count(&self, state: State) -> u16 {
+        self.counts[state as usize]
+    }
+
+    /// Takes a free slot for `bio` (T2, T4).
+    pub(super) fn claim(&mut self, bio: &Bio, now: Nanos, to: State) -> Result<(), TagBusy> {
+        let slot = self.slots.get_mut(bio.tag.index()).ok_or(TagBusy)?;
+        if slot.state != State::Free {
+            return Err(TagBusy);
+        }
+        slot.op = bio.op;
+        slot.fua = bio.fua;
+        slot.class = bio.class;
+        slot.arrival = now;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.again = 0;
+        slot.scheduled = false;
+        self.set(bio.tag, to);
+        Ok(())
+    }
+
+    /// Whether the kernel works on this very claim of the tag, and how (T4).
+    pub(super) fn with_kernel(&self, tag: Tag, generation: u16) -> Option<State> {
+        let slot = self.slots.get(tag.index())?;
+        let with_kernel = matches!(slot.state, State::InFlight | State::Syncing);
+        (with_kernel && slot.generation == generation).then_some(slot.state)
+    }
+
+    /// The slot of a tag.
+    ///
+    /// # Panics
+    /// When the tag is not below the depth.
+    pub(super) fn slot(&self, tag: Tag) -> &Slot {
+        &self.slots[tag.index()]
+    }
+
+    /// The slot of a tag, to change.
+    ///
+    /// # Panics
+    /// When the tag is not below the depth.
+    pub(super) fn slot_mut(&mut self, tag: Tag) -> &mut Slot {
+        &mut self.slots[tag.index()]
+    }
+
+    /// Moves a tag along an edge of T3.
+    pub(super) fn set(&mut self, tag: Tag, to: State) {
+        let from = std::mem::replace(&mut self.slots[tag.index()].state, to);
+        debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
+        self.counts[from as usize] -= 1;
+        self.counts[to as usize] += 1;
+    }
+
+    /// The stages counted anew, slot by slot, to hold against the running counts (T6).
+    #[cfg(test)]
+    pub(super) fn recount(&self) -> bool {
+        let mut counts = [0; STATES];
+        self.slots.iter().for_each(|slot| counts[slot.state as usize] += 1);
+        counts == self.counts
+    }
+
+    /// Appends a tag to a list.
+    pub(super) fn push_back(&mut self, list: &mut TagList, tag: Tag) {
+        self.slots[tag.index()].next = Link::NONE;
+        match list.tail.tag() {
+            Some(last) => self.slots[last.index()].next = Link(tag.0),
+            None => list.head = Link(tag.0),
+        }
+        list.tail = Link(tag.0);
+    }
+
+    /// Puts a tag before all others of a list.
+    pub(super) fn push_front(&mut self, list: &mut TagList, tag: Tag) {
+        self.slots[tag.index()].next = list.head;
+        if list.is_empty() {
+            list.tail = Link(tag.0);
+        }
+        list.head = Link(tag.0);
+    }
+
+    /// Takes the first tag of a list.
+    pub(super) fn pop_front(&mut self, list: &mut TagList) -> Option<Tag> {
+        let tag = list.head.tag()?;
+        list.head = self.slots[tag.index()].next;
+        if list.is_empty() {
+            list.tail = Link::NONE;
+        }
+        Some(tag)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/tags.rs"]
+mod tests;
