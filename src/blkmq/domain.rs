@@ -11,7 +11,6 @@
 
 use std::sync::Arc;
 
-use super::Ident;
 use super::dispatch::{AGAIN_MAX, Budget};
 use super::flush::{FlushGate, FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
@@ -19,6 +18,7 @@ use super::plug::Plug;
 use super::sched::{Item, Scheduler};
 use super::stats::Stats;
 use super::tags::{State, TagBusy};
+use super::{Ident, Request};
 use crate::block::{Bio, HctxId, Nanos, Op, Outcome, SectorRange, Status, Tag};
 
 /// What a domain is built from.
@@ -235,6 +235,25 @@ impl Domain {
         } else {
             hctx.finish(id.tag, status, now);
         }
+    }
+
+    /// The request that the kernel works on under this key; `None` when the key is stale.
+    #[must_use]
+    pub fn in_flight(&self, id: HctxId, tag: Tag, generation: u16) -> Option<Request> {
+        let ident = Ident { hctx: id, tag };
+        let state = self.with_kernel(ident, generation).ok()?;
+        let slot = self.table.get(id).tags.slot(tag);
+        let syncing = state == State::Syncing;
+        let op = if syncing { Op::Flush } else { slot.op };
+        let fua = slot.fua && matches!(op, Op::Write(_));
+        Some(Request { hctx: id, tag, generation, op, fua })
+    }
+
+    /// Whether the head is the guest's to hand out: `false` for one that is live (T2) or that the
+    /// hctx does not have.
+    #[must_use]
+    pub fn is_free(&self, id: HctxId, tag: Tag) -> bool {
+        self.table.find(id).is_some_and(|hctx| hctx.tags.is_free(tag))
     }
 
     /// The next finished bio of a hctx, in the order in which they finished. Its tag stays claimed

@@ -190,6 +190,11 @@ impl TagSet {
         (with_kernel && slot.generation == generation).then_some(slot.state)
     }
 
+    /// Whether the tag exists and can be claimed.
+    pub(super) fn is_free(&self, tag: Tag) -> bool {
+        self.slots.get(tag.index()).is_some_and(|slot| slot.state == State::Free)
+    }
+
     /// The slot of a tag.
     ///
     /// # Panics

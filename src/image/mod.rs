@@ -135,13 +135,6 @@ pub trait Image: Send + Sync {
 /// of the channel ([`on_channel_cqe`](Channel::on_channel_cqe)), or at once
 /// ([`poll_done`](Channel::poll_done)).
 pub trait Channel {
-    /// The upper 16 bits of the `n` in every `Token::Channel(n)` of this channel, so that the
-    /// owner of a ring with several channels knows whose completion it is. Claimed from the ring
-    /// ([`Ring::claim_channel`]); a channel that never uses such tokens may leave it at 0.
-    fn id(&self) -> u16 {
-        0
-    }
-
     /// Starts `io`, or refuses it.
     ///
     /// # Errors
@@ -152,8 +145,8 @@ pub trait Channel {
     /// `io` is the operation as it was submitted (the caller rebuilds it from its slot).
     fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome;
 
-    /// A completion with `Token::Channel`, its word `op`, and the answer `res`. `None` when the operation goes
-    /// on: the channel started another step of it.
+    /// A completion with `Token::Channel`, its word `op`, and the answer `res`. `None` when the
+    /// operation goes on: the channel started another step of it.
     fn on_channel_cqe(&mut self, ring: &mut Ring, op: u32, res: i32) -> Option<IoDone>;
 
     /// The next operation that finished without the ring.

@@ -83,7 +83,6 @@ pub struct Ring {
     table: Vec<bool>,
     /// Duplicates of the files that found no slot.
     loose: Vec<OwnedFd>,
-    channels: u64,
     uring_cmd: bool,
     patience: Duration,
     cancels: bool,
@@ -117,7 +116,6 @@ impl Ring {
             held: Vec::new(),
             table: if table { vec![false; FILE_SLOTS as usize] } else { Vec::new() },
             loose: Vec::new(),
-            channels: 0,
             uring_cmd,
             patience: PATIENCE,
             cancels: true,
@@ -160,22 +158,6 @@ impl Ring {
                 *taken = false;
             }
         }
-    }
-
-    /// A number below 64 that no other channel on this ring has: the upper 16 bits of the `n` in
-    /// its `Token::Channel(n)`. `None` when all are taken.
-    pub fn claim_channel(&mut self) -> Option<u16> {
-        let free = (!self.channels).trailing_zeros();
-        if free == u64::BITS {
-            return None;
-        }
-        self.channels |= 1 << free;
-        u16::try_from(free).ok()
-    }
-
-    /// Gives a channel's number back.
-    pub fn release_channel(&mut self, id: u16) {
-        self.channels &= !(1u64 << (id & 63));
     }
 
     /// Keeps `what` alive until [`release`](Ring::release), or for ever if the kernel may still

@@ -261,16 +261,6 @@ fn files_beyond_the_table_are_used_by_descriptor() {
 }
 
 #[test]
-fn channels_get_numbers_of_their_own() {
-    let mut ring = Ring::new(8).expect("io_uring");
-    let all: Vec<_> = (0..64).map(|_| ring.claim_channel()).collect();
-    assert_eq!(all, (0..64).map(Some).collect::<Vec<Option<u16>>>());
-    assert_eq!(ring.claim_channel(), None);
-    ring.release_channel(17);
-    assert_eq!(ring.claim_channel(), Some(17));
-}
-
-#[test]
 fn what_is_held_is_released_by_identity() {
     let mut ring = Ring::new(8).expect("io_uring");
     let (a, b) = (Arc::new(5u32), Arc::new(5u32));
