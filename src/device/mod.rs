@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::blkmq::FlushGate;
 use crate::image::Image;
 
 pub mod config_space;
 pub mod mailbox;
+pub mod queue_thread;
 pub mod request;
 pub mod slots;
 pub mod virtqueue;
+
+/// Most virtqueues of one device: vhost-user numbers them with 8 bits.
+pub const MAX_QUEUES: u16 = 256;
 
 /// One disk as every thread sees it: the image, the words of config space, the guest's choices.
 pub struct Disk {
@@ -24,6 +29,10 @@ pub struct Disk {
     /// The guest's (or the operator's) choice of write-back; `false` is write-through. Config
     /// space offset 32 (`writeback`).
     pub writeback: AtomicBool,
+    /// What the flushes of all queue threads share.
+    pub flush: Arc<FlushGate>,
+    /// Wakes the queue threads, by number: a flush waits for a sync of another thread.
+    pub bells: Vec<mailbox::Bell>,
     /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
     pub unmap: bool,
 }

@@ -1,0 +1,365 @@
+//! THE LOOP: the only place where ring, core and image meet.
+//!
+//! A queue thread owns some virtqueues (of one disk or several), one io_uring, and per disk a
+//! [`lane`]: a domain of the core and a channel into the image. It sleeps in exactly one place,
+//! its io_uring: kicks, the mailbox and image completions are all completions of that ring, so a
+//! loaded iteration costs at most one `io_uring_enter`.
+//!
+//! One iteration:
+//! 1. **reap** completions: I/O outcomes to the core, kicks mark their queue, the mailbox is read;
+//! 2. **publish** what the core has finished: status, used entries, one index, one notification;
+//! 3. **sweep** the queues that are marked: pop, parse, into the core, in turns of
+//!    [`queue::SWEEP_BUDGET`];
+//! 4. **run** the core: it issues requests, which become submission entries; what completes at
+//!    once (null image, rejected bios) is published as in 2;
+//! 5. with marked queues left: submit, start again. Otherwise (here a polling wait would stand)
+//!    ask the guests to kick again, look once more (I12), submit and sleep.
+//!
+//! Laws of the room:
+//! * T1 One clock read per iteration; it is `now` for everything in it.
+//! * T2 Whatever was written to the submission queue is submitted before the thread sleeps (I11).
+//! * T3 Kick and mailbox eventfds are polled (multishot), never read: every write to an eventfd
+//!   wakes its poll, the counter need not be drained, and the kick's file description, which is
+//!   shared with the front-end and may be a blocking one, is never touched. Only when a queue goes
+//!   back to control its counter is set to 0 (without blocking), so that the front-end does not
+//!   find a kick that was served.
+//! * T4 A queue goes back to control only when the core holds nothing of it (L6). The generation
+//!   of guest memory that its buffers lie in is held by the ring until then (L3).
+
+mod lane;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use log::error;
+
+use self::lane::Lane;
+use self::queue::Queue;
+use super::mailbox::{Command, DiskId, Inbox, QueueStart};
+use super::virtqueue::Chain;
+use super::{Disk, MAX_QUEUES};
+use crate::blkmq::sched::NoScheduler;
+use crate::blkmq::{Domain, DomainConfig};
+use crate::block::{Nanos, QueueId};
+use crate::sys::fd;
+use crate::sys::token::Token;
+use crate::sys::uring::{Full, Ring};
+use crate::sys::{affinity, clock, eventfd};
+
+/// Submission entries of a thread's ring. A turn rarely writes more than the queues' budgets;
+/// what does not fit waits in the core for the next iteration.
+const RING_ENTRIES: u32 = 512;
+
+/// How a queue thread is to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThreadConfig {
+    /// Number of the thread within the process, from 0: its place in every flush gate.
+    pub index: u16,
+    /// CPUs the thread may run on; empty for any.
+    pub cpus: Vec<usize>,
+}
+
+/// Starts a queue thread; returns when its ring works.
+///
+/// # Errors
+/// What the kernel answered to creating the thread, its io_uring, or to pinning it.
+pub fn spawn(config: ThreadConfig, inbox: Inbox) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let name = format!("blkmq-q{}", config.index);
+    let handle = std::thread::Builder::new().name(name).spawn(move || {
+        let made = affinity::pin_current_thread(&config.cpus)
+            .and_then(|()| Ring::new(RING_ENTRIES))
+            .and_then(|ring| QueueThread::new(config.index, ring, inbox));
+        match made {
+            Ok(mut thread) => {
+                // The spawner waits for this; it cannot have gone.
+                let _ = ready.send(Ok(()));
+                thread.run();
+            }
+            Err(e) => {
+                let _ = ready.send(Err(e));
+            }
+        }
+    })?;
+    started.recv().map_err(io::Error::other)??;
+    Ok(handle)
+}
+
+/// The state of one queue thread.
+struct QueueThread {
+    index: u16,
+    ring: Ring,
+    inbox: Inbox,
+    lanes: Vec<Lane>,
+    queues: Vec<Option<Box<Queue>>>,
+    chain: Chain,
+    generation: u16,
+    exiting: bool,
+}
+
+impl QueueThread {
+    fn new(index: u16, mut ring: Ring, inbox: Inbox) -> io::Result<QueueThread> {
+        watch(&mut ring, Token::Mailbox, inbox.as_fd())?;
+        Ok(QueueThread {
+            index,
+            ring,
+            inbox,
+            lanes: Vec::new(),
+            queues: Vec::new(),
+            chain: Chain::new(),
+            generation: 0,
+            exiting: false,
+        })
+    }
+
+    /// Serves until control asks for the end and everything is finished.
+    fn run(&mut self) {
+        loop {
+            let may_sleep = self.iterate(clock::now());
+            if self.exiting && self.queues.iter().all(Option::is_none) {
+                break;
+            }
+            // T2: whatever was written is submitted, whether we sleep or not.
+            let entered =
+                if may_sleep { self.ring.submit_and_wait(None) } else { self.ring.submit() };
+            if let Err(e) = entered {
+                // io_uring_enter refuses only what we did wrong; going on would lose requests.
+                error!("queue thread {}: io_uring_enter failed: {e}", self.index);
+                std::process::abort();
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.channel.close(&mut self.ring);
+        }
+    }
+
+    /// Steps 1 to 5. `true` when nothing is left to do until a completion arrives.
+    fn iterate(&mut self, now: Nanos) -> bool {
+        self.reap(now);
+        self.turn(now);
+        self.give_back();
+        if self.wants_turn() {
+            return false;
+        }
+        // A bounded polling wait belongs here, before the guests are asked to kick.
+        !self.rearm()
+    }
+
+    /// Takes in every completion that is there.
+    fn reap(&mut self, now: Nanos) {
+        while let Some(cqe) = self.ring.pop() {
+            match cqe.token {
+                Token::Io(key) => {
+                    let queue = self.queues.get(usize::from(key.slot)).and_then(Option::as_ref);
+                    if let Some(lane) = queue.map(|q| q.lane) {
+                        self.lanes[lane].on_io(&mut self.queues, key, cqe.res, now);
+                    }
+                }
+                Token::Channel { lane, op } => {
+                    if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
+                        lane.on_channel(&mut self.queues, &mut self.ring, op, cqe.res, now);
+                    }
+                }
+                Token::Kick { slot, generation } => self.on_kick(slot, generation, cqe.more),
+                Token::Mailbox => self.on_mailbox(cqe.more, now),
+                Token::Timeout | Token::Ignore => {}
+            }
+        }
+    }
+
+    /// Publishes, sweeps, runs the core, publishes: once for every queue that has something.
+    fn turn(&mut self, now: Nanos) {
+        self.publish();
+        for queue in self.queues.iter_mut().flatten() {
+            if queue.active {
+                let lane = &mut self.lanes[queue.lane];
+                queue.sweep(&lane.disk, &mut lane.domain, &mut self.chain, now);
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.run(&mut self.queues, &mut self.ring, now);
+            while lane.poll(&mut self.queues, now) && lane.domain.wants_run() {
+                lane.run(&mut self.queues, &mut self.ring, now);
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        for queue in self.queues.iter_mut().flatten() {
+            queue.publish(&mut self.lanes[queue.lane].domain);
+        }
+        for lane in &mut self.lanes {
+            lane.wake_flush_waiters();
+        }
+    }
+
+    fn wants_turn(&self) -> bool {
+        self.queues.iter().flatten().any(|q| q.active)
+            || self.lanes.iter().any(|l| l.domain.wants_run())
+    }
+
+    /// Asks every guest to kick. `true` when one of them was quicker (I12).
+    fn rearm(&mut self) -> bool {
+        let mut again = false;
+        for queue in self.queues.iter_mut().flatten() {
+            again |= queue.rearm();
+        }
+        again
+    }
+
+    fn on_kick(&mut self, slot: u16, generation: u16, more: bool) {
+        let Some(queue) = self.queues.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            return;
+        };
+        if queue.generation != generation {
+            return;
+        }
+        queue.active = true;
+        if !more {
+            arm_kick(&mut self.ring, slot, queue);
+        }
+    }
+
+    fn on_mailbox(&mut self, more: bool, now: Nanos) {
+        if !more {
+            watch(&mut self.ring, Token::Mailbox, self.inbox.as_fd())
+                .expect("the ring takes a poll after a submit");
+        }
+        for lane in &mut self.lanes {
+            lane.domain.gate_changed(now);
+        }
+        while let Some(command) = self.inbox.take() {
+            match command {
+                Command::Start(start, reply) => {
+                    // The asker waits for the answer, unless its session died: then nobody cares.
+                    let _ = reply.send(self.start(*start));
+                }
+                Command::Stop(disk, queue, reply) => match self.find(disk, queue) {
+                    Some(q) if q.stopping.is_none() => q.stopping = Some(reply),
+                    _ => {
+                        let _ = reply.send(None);
+                    }
+                },
+                Command::SetCall(disk, queue, call) => {
+                    if let Some(q) = self.find(disk, queue) {
+                        q.call = call;
+                        // Used buffers may have been announced to the old one: tell the new one.
+                        q.announce();
+                    }
+                }
+                Command::SetErr(disk, queue, err) => {
+                    if let Some(q) = self.find(disk, queue) {
+                        q.err = err;
+                    }
+                }
+                Command::Exit => {
+                    self.exiting = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn find(&mut self, disk: DiskId, queue: QueueId) -> Option<&mut Box<Queue>> {
+        let lane = self.lanes.iter().position(|l| l.disk.id == disk)?;
+        self.queues.iter_mut().flatten().find(|q| q.lane == lane && q.id == queue)
+    }
+
+    fn start(&mut self, start: QueueStart) -> Result<(), String> {
+        if self.find(start.disk.id, start.queue).is_some() {
+            return Err(format!("queue {} runs already", start.queue.0));
+        }
+        let lane = self.lane(&start.disk).map_err(|e| format!("the image cannot be used: {e}"))?;
+        let size = start.ring.size;
+        let hctx = self.lanes[lane].domain.add_hctx(size).ok_or("too many queues on one thread")?;
+        self.generation = self.generation.wrapping_add(1);
+        let queue = match Queue::new(start, lane, hctx, self.generation) {
+            Ok(queue) => queue,
+            Err(why) => {
+                self.lanes[lane].domain.remove_hctx(hctx);
+                return Err(why);
+            }
+        };
+        let slot = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
+        let id = u16::try_from(slot).map_err(|_| "too many queues on one thread")?;
+        self.lanes[lane].bind(hctx, id);
+        self.ring.hold(Arc::clone(queue.memory()));
+        arm_kick(&mut self.ring, id, &queue);
+        if slot == self.queues.len() {
+            self.queues.push(None);
+        }
+        self.queues[slot] = Some(Box::new(queue));
+        Ok(())
+    }
+
+    /// The lane of a disk; made at its first queue on this thread.
+    fn lane(&mut self, disk: &Arc<Disk>) -> io::Result<usize> {
+        if let Some(i) = self.lanes.iter().position(|l| l.disk.id == disk.id) {
+            return Ok(i);
+        }
+        let number = u16::try_from(self.lanes.len()).map_err(io::Error::other)?;
+        let channel = disk.image.open_channel(&mut self.ring, number)?;
+        let config = DomainConfig { max_hctxs: MAX_QUEUES, hw_depth: 0, thread: self.index };
+        let domain = Domain::new(config, Box::new(NoScheduler::new()), Arc::clone(&disk.flush));
+        self.lanes.push(Lane { disk: Arc::clone(disk), domain, channel, slot_of: Vec::new() });
+        Ok(self.lanes.len() - 1)
+    }
+
+    /// Gives the queues back that were asked for and are drained (T4).
+    fn give_back(&mut self) {
+        for slot in 0..self.queues.len() {
+            let Some(queue) = &self.queues[slot] else { continue };
+            let domain = &mut self.lanes[queue.lane].domain;
+            let wanted = queue.stopping.is_some() || self.exiting;
+            if !wanted || !domain.is_idle(queue.hctx) {
+                continue;
+            }
+            let mut queue = self.queues[slot].take().expect("looked at above");
+            domain.remove_hctx(queue.hctx);
+            let id = u16::try_from(slot).expect("start() made the slot from a u16");
+            let poll = Token::Kick { slot: id, generation: queue.generation };
+            forget(&mut self.ring, poll);
+            if let Some(kick) = &queue.kick {
+                eventfd::drain(fd::borrow(kick));
+            }
+            let reply = queue.stopping.take();
+            let (stopped, memory) = queue.into_stopped();
+            self.ring.release(&memory);
+            if let Some(reply) = reply {
+                // The asker may have died with its session; then the queue ends here.
+                let _ = reply.send(Some(Box::new(stopped)));
+            }
+        }
+    }
+}
+
+/// Watches the guest's doorbell, if it has one (T3).
+fn arm_kick(ring: &mut Ring, slot: u16, queue: &Queue) {
+    if let Some(kick) = &queue.kick {
+        let token = Token::Kick { slot, generation: queue.generation };
+        watch(ring, token, fd::borrow(kick)).expect("the ring takes a poll after a submit");
+    }
+}
+
+/// Watches a descriptor; makes room by submitting when the submission queue is full.
+fn watch(ring: &mut Ring, token: Token, fd: BorrowedFd<'_>) -> io::Result<()> {
+    if ring.poll_multishot(token, fd).is_ok() {
+        return Ok(());
+    }
+    ring.submit()?;
+    ring.poll_multishot(token, fd).map_err(|Full| io::Error::other("the submission queue is full"))
+}
+
+/// Ends a watch; what it still reports is told apart by the token's generation.
+fn forget(ring: &mut Ring, token: Token) {
+    if ring.cancel(token).is_err() && ring.submit().is_ok() {
+        // A watch that could not be cancelled only costs a completion that nobody wants.
+        let _ = ring.cancel(token);
+    }
+}

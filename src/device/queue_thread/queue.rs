@@ -1,0 +1,225 @@
+//! One running virtqueue on its thread: from the available ring into the core, and from the core
+//! back to the used ring.
+//!
+//! * Q1 A popped head goes into the core at once (`submit` or `reject`); a head that the core
+//!   refuses is live already, so the guest broke the rules: the queue is broken (I02).
+//! * Q2 A broken or stopping queue fetches nothing more; what it has fetched is finished (L4, L6).
+//! * Q3 A batch of completions is published with one index store and at most one notification;
+//!   only then are its tags free again (I02).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::blkmq::Domain;
+use crate::block::{HctxId, Nanos, QueueId, Status, Tag};
+use crate::device::Disk;
+use crate::device::mailbox::{QueueStart, QueueStopped};
+use crate::device::request::{Parsed, Rules, fetch};
+use crate::device::slots::Slots;
+use crate::device::virtqueue::{Chain, Position, VirtQueue};
+use crate::sys::guest::GuestMemory;
+
+/// Heads fetched from one queue before the next queue has its turn.
+pub(super) const SWEEP_BUDGET: u16 = 64;
+
+/// Answer to a `Stop` command: the drained queue.
+pub(super) type StopReply = SyncSender<Option<Box<QueueStopped>>>;
+
+/// A virtqueue that this thread owns.
+pub(super) struct Queue {
+    /// Number within the device.
+    pub(super) id: QueueId,
+    /// The hctx in the lane's domain.
+    pub(super) hctx: HctxId,
+    /// Which lane (disk) of the thread.
+    pub(super) lane: usize,
+    /// Which start of this slot: tells an old kick's completion from a new one's.
+    pub(super) generation: u16,
+    /// Worth a sweep: kicked, just started, or left with entries.
+    pub(super) active: bool,
+    /// The guest broke the ring's rules (Q2).
+    pub(super) broken: bool,
+    /// Someone waits for the drained queue (Q2).
+    pub(super) stopping: Option<StopReply>,
+    pub(super) kick: Option<EventFd>,
+    pub(super) call: Option<EventFd>,
+    pub(super) err: Option<EventFd>,
+    pub(super) slots: Slots,
+    vq: VirtQueue,
+    memory: Arc<GuestMemory>,
+    rules: Rules,
+    published: Vec<Tag>,
+}
+
+impl Queue {
+    /// Takes over a queue that control has set up.
+    ///
+    /// # Errors
+    /// The reason why the ring cannot be used.
+    pub(super) fn new(
+        start: QueueStart,
+        lane: usize,
+        hctx: HctxId,
+        generation: u16,
+    ) -> Result<Queue, String> {
+        let size = start.ring.size;
+        let vq = VirtQueue::new(start.ring).map_err(|e| e.to_string())?;
+        Ok(Queue {
+            id: start.queue,
+            hctx,
+            lane,
+            generation,
+            active: true,
+            broken: false,
+            stopping: None,
+            kick: start.kick,
+            call: start.call,
+            err: start.err,
+            slots: Slots::new(size),
+            vq,
+            rules: Rules::new(&start.disk, start.features),
+            memory: start.memory,
+            published: Vec::with_capacity(usize::from(size)),
+        })
+    }
+
+    /// The generation of guest memory that the queue's buffers lie in.
+    pub(super) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    fn fetches(&self) -> bool {
+        !self.broken && self.stopping.is_none()
+    }
+
+    /// Fetches up to [`SWEEP_BUDGET`] bios into the core. Afterwards `active` says whether more
+    /// may be waiting. Returns how many heads were fetched.
+    pub(super) fn sweep(
+        &mut self,
+        disk: &Disk,
+        domain: &mut Domain,
+        chain: &mut Chain,
+        now: Nanos,
+    ) -> u16 {
+        if !self.fetches() {
+            self.active = false;
+            return 0;
+        }
+        self.vq.disable_notifications();
+        let writeback = disk.writeback.load(Ordering::Relaxed);
+        let mut fetched = 0;
+        while fetched < SWEEP_BUDGET {
+            if !self.slots.can_accept() {
+                // Back-pressure (L5): a completion frees a block and marks the queue active.
+                self.active = false;
+                return fetched;
+            }
+            match self.vq.pop() {
+                Ok(Some(tag)) => {
+                    fetched += 1;
+                    if !self.accept(tag, writeback, domain, chain, now) {
+                        self.break_queue();
+                        return fetched;
+                    }
+                }
+                Ok(None) => {
+                    self.active = false;
+                    return fetched;
+                }
+                Err(_) => {
+                    self.break_queue();
+                    return fetched;
+                }
+            }
+        }
+        fetched
+    }
+
+    /// Gives one head to the core (Q1); `false` when the queue is broken.
+    fn accept(
+        &mut self,
+        tag: Tag,
+        writeback: bool,
+        domain: &mut Domain,
+        chain: &mut Chain,
+        now: Nanos,
+    ) -> bool {
+        let Queue { vq, memory, rules, slots, .. } = self;
+        // The slots are claimed and freed with the tags, so a live head shows in the parse (Q1).
+        let parsed = fetch(vq, memory, tag, chain, rules, writeback, slots);
+        match (parsed, parsed.answer()) {
+            (Parsed::Bio(bio), _) => domain.submit(self.hctx, bio, now).is_ok(),
+            (_, Some(status)) => domain.reject(self.hctx, tag, status).is_ok(),
+            (_, None) => false,
+        }
+    }
+
+    /// Declares the queue broken: nothing is fetched until the next reset, nobody else is harmed.
+    fn break_queue(&mut self) {
+        self.vq.declare_broken();
+        self.broken = true;
+        self.active = false;
+        if let Some(err) = &self.err {
+            // The front-end's eventfd may be full or gone; it only misses a hint.
+            let _ = err.write(1);
+        }
+    }
+
+    /// Answers everything that the core has finished (Q3).
+    pub(super) fn publish(&mut self, domain: &mut Domain) {
+        while let Some((tag, status)) = domain.take_done(self.hctx) {
+            self.finish(tag, status);
+        }
+        if self.published.is_empty() {
+            return;
+        }
+        let notify = self.vq.publish();
+        for tag in self.published.drain(..) {
+            domain.release(self.hctx, tag);
+        }
+        // A block may have become free, or the guest may have been waiting for a head.
+        self.active |= self.fetches();
+        if notify {
+            self.announce();
+        }
+    }
+
+    /// Tells the guest that there are used buffers, if it listens.
+    pub(super) fn announce(&self) {
+        if let Some(call) = &self.call {
+            // Full or gone: the guest has an interrupt pending, or nobody listens any more.
+            let _ = call.write(1);
+        }
+    }
+
+    fn finish(&mut self, tag: Tag, status: Status) {
+        let len = self.slots.finish(tag, status);
+        self.vq.push_used(tag, len);
+        self.published.push(tag);
+    }
+
+    /// Asks the guest to kick again. `true` when entries arrived meanwhile: sweep again (I12).
+    pub(super) fn rearm(&mut self) -> bool {
+        if self.fetches() && self.vq.enable_notifications() {
+            self.active = true;
+        }
+        self.active
+    }
+
+    /// The drained queue, for control.
+    pub(super) fn into_stopped(self) -> (QueueStopped, Arc<GuestMemory>) {
+        let Position { next_avail, next_used } = self.vq.position();
+        let stopped = QueueStopped {
+            next_avail,
+            next_used,
+            broken: self.broken,
+            kick: self.kick,
+            call: self.call,
+            err: self.err,
+        };
+        (stopped, self.memory)
+    }
+}

@@ -1,0 +1,78 @@
+//! Random runs of the world: whatever happens, the invariants hold.
+#![allow(clippy::print_stderr, reason = "a failure has to show its seed")]
+
+use super::world::{Shape, World};
+use crate::testkit::disk::FaultRates;
+
+const CALM: Shape =
+    Shape { queues: 3, depth: 64, rates: NO_FAULTS, stops: false, toggles: false };
+const NO_FAULTS: FaultRates = FaultRates { error: 0, short: 0, again: 0, busy: 0 };
+
+fn run(seed: u64, shape: Shape, steps: u32) -> World {
+    eprintln!("seed {seed:#x}");
+    let mut world = World::new(seed, shape);
+    for n in 0..steps {
+        world.step();
+        if n % 64 == 0 {
+            world.check_durability();
+        }
+    }
+    world.settle();
+    world.check_durability();
+    world
+}
+
+#[test]
+fn i01_i10_i12_every_head_comes_back_once_without_a_spare_kick() {
+    for seed in 0..60 {
+        let world = run(seed, CALM, 1500);
+        assert_eq!(world.tally.failed, 0);
+        assert!(world.tally.completed > 100, "the run did something: {:?}", world.tally);
+    }
+}
+
+#[test]
+fn i04_i09_a_disk_of_depth_one_starves_nobody() {
+    for seed in 100..130 {
+        let shape = Shape { depth: 1, rates: FaultRates { busy: 300, ..NO_FAULTS }, ..CALM };
+        assert_eq!(run(seed, shape, 1500).tally.failed, 0);
+    }
+}
+
+#[test]
+fn i07_short_and_repeated_operations_are_not_seen_by_the_guest() {
+    for seed in 200..240 {
+        let rates = FaultRates { short: 200, again: 100, busy: 50, error: 0 };
+        assert_eq!(run(seed, Shape { rates, ..CALM }, 1500).tally.failed, 0);
+    }
+}
+
+#[test]
+fn i23_i25_errors_reach_the_guest_and_lose_nothing_durable() {
+    let mut failed = 0;
+    for seed in 300..360 {
+        let rates = FaultRates { error: 30, short: 50, again: 20, busy: 20 };
+        failed += run(seed, Shape { rates, ..CALM }, 1500).tally.failed;
+    }
+    assert!(failed > 100, "the faults struck");
+}
+
+#[test]
+fn i26_write_through_means_durable() {
+    for seed in 400..460 {
+        run(seed, Shape { toggles: true, ..CALM }, 1500);
+    }
+}
+
+#[test]
+fn i27_queues_stop_and_start_under_load_and_lose_nothing() {
+    let mut stops = 0;
+    for seed in 500..560 {
+        let rates = FaultRates { short: 50, busy: 100, ..NO_FAULTS };
+        let shape = Shape { stops: true, toggles: true, depth: 4, rates, ..CALM };
+        let world = run(seed, shape, 1500);
+        assert_eq!(world.tally.failed, 0);
+        stops += world.tally.stops;
+    }
+    assert!(stops > 100, "queues were stopped: {stops}");
+}

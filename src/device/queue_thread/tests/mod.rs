@@ -1,0 +1,6 @@
+//! The whole queue thread (real glue, real core, real rings in real shared memory) on one thread
+//! under one seed, with a simulated disk and simulated guests. A failure prints its seed.
+
+mod faults;
+mod invariants;
+mod world;

@@ -1,0 +1,408 @@
+//! The simulated world: guests, their disk's model, the thread under test, and a clock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES,
+};
+
+use crate::blkmq::{FlushGate, FlushPolicy};
+use crate::block::{Nanos, QueueId};
+use crate::device::config_space::ConfigSpace;
+use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, mailbox};
+use crate::device::queue_thread::QueueThread;
+use crate::device::{Disk, MAX_QUEUES};
+use crate::image::Image;
+use crate::sys::uring::Ring;
+use crate::testkit::TestMemory;
+use crate::testkit::blk::{BlkDriver, Done, Framing, Request};
+use crate::testkit::disk::{FaultRates, SimDisk};
+use crate::testkit::driver::{Driver, Layout};
+use crate::testkit::model::{DiskModel, FlushPoint, fill};
+use crate::testkit::rng::Rng;
+
+/// Sectors of the simulated disk: few, so that everything overlaps with everything.
+pub(super) const SECTORS: usize = 96;
+const QUEUE_SIZE: u16 = 32;
+const ID: DiskId = DiskId(0);
+
+/// What the guest remembers of a request on its way.
+#[derive(Debug)]
+pub(super) enum Sent {
+    Read { start: usize, len: usize },
+    Write { start: usize, len: usize, value: u64, through: Option<u64> },
+    Flush(FlushPoint),
+    GetId,
+    Malformed,
+}
+
+enum Running {
+    Yes,
+    Stopping(Receiver<Option<Box<QueueStopped>>>),
+    No { next_avail: u16, next_used: u16 },
+}
+
+struct Guest {
+    queue: QueueId,
+    driver: BlkDriver,
+    sent: HashMap<u16, Sent>,
+    running: Running,
+}
+
+/// What happened in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    pub(super) failed_flushes: u64,
+    pub(super) stops: u64,
+}
+
+/// How a run is shaped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) queues: u16,
+    pub(super) depth: usize,
+    pub(super) rates: FaultRates,
+    pub(super) stops: bool,
+    pub(super) toggles: bool,
+}
+
+pub(super) struct World {
+    pub(super) rng: Rng,
+    pub(super) sim: SimDisk,
+    pub(super) disk: Arc<Disk>,
+    pub(super) thread: QueueThread,
+    pub(super) tally: Tally,
+    shape: Shape,
+    mailbox: Mailbox,
+    memory: Arc<TestMemory>,
+    guests: Vec<Guest>,
+    model: DiskModel,
+    /// Per sector: -1 a write is in flight, n > 0 reads are.
+    busy: Vec<i32>,
+    value: u64,
+    epoch: u64,
+    now: Nanos,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, shape: Shape) -> World {
+        let mut rng = Rng::new(seed);
+        let sim = SimDisk::new(SECTORS as u64, shape.depth, rng.word());
+        sim.set_rates(shape.rates);
+        let (mailbox, inbox) = mailbox().expect("an eventfd");
+        let disk = Arc::new(disk_on(&sim, &mailbox));
+        let ring = Ring::new(8).expect("io_uring works on the test machine");
+        let thread = QueueThread::new(0, ring, inbox).expect("the mailbox can be watched");
+        let memory = Arc::new(TestMemory::new(8 << 20));
+        let mut world = World {
+            sim,
+            disk,
+            thread,
+            tally: Tally::default(),
+            shape,
+            mailbox,
+            memory,
+            guests: Vec::new(),
+            model: DiskModel::new(SECTORS),
+            busy: vec![0; SECTORS],
+            value: 0,
+            epoch: 0,
+            now: Nanos(1),
+            rng,
+        };
+        for queue in 0..shape.queues {
+            let event_idx = world.rng.chance(1, 2);
+            let start = u16::try_from(world.rng.below(1 << 16)).expect("16 bits");
+            let driver = Driver::new_at(&world.memory, QUEUE_SIZE, event_idx, true, start);
+            let driver = BlkDriver::new(driver);
+            let running = Running::No { next_avail: start, next_used: start };
+            world.guests.push(Guest {
+                queue: QueueId(queue),
+                driver,
+                sent: HashMap::new(),
+                running,
+            });
+            world.start(usize::from(queue));
+        }
+        world
+    }
+
+    fn start(&mut self, g: usize) {
+        let Running::No { next_avail, next_used } = self.guests[g].running else { return };
+        let mut ring = self.guests[g].driver.driver().setup();
+        ring.next_avail = next_avail;
+        ring.next_used = next_used;
+        let features = [
+            VIRTIO_BLK_F_FLUSH,
+            VIRTIO_BLK_F_CONFIG_WCE,
+            VIRTIO_BLK_F_DISCARD,
+            VIRTIO_BLK_F_WRITE_ZEROES,
+        ];
+        let start = QueueStart {
+            queue: self.guests[g].queue,
+            ring,
+            memory: Arc::clone(self.memory.memory()),
+            kick: None,
+            call: None,
+            err: None,
+            features: features.iter().fold(0, |bits, f| bits | 1 << f),
+            disk: Arc::clone(&self.disk),
+        };
+        self.thread.start(start).expect("the queue was stopped");
+        self.guests[g].running = Running::Yes;
+    }
+
+    fn stop(&mut self, g: usize) {
+        if matches!(self.guests[g].running, Running::Yes) {
+            let answer = self.mailbox.stop_later(ID, self.guests[g].queue).expect("it lives");
+            self.guests[g].running = Running::Stopping(answer);
+            self.thread.on_mailbox(true, self.now);
+        }
+    }
+
+    fn collect_stopped(&mut self) {
+        for guest in &mut self.guests {
+            let Running::Stopping(answer) = &guest.running else { continue };
+            match answer.try_recv() {
+                Ok(stopped) => {
+                    let stopped = stopped.expect("it ran");
+                    // Drained: all that was fetched has been answered.
+                    assert_eq!(stopped.next_avail, stopped.next_used);
+                    assert!(!stopped.broken);
+                    self.tally.stops += 1;
+                    let QueueStopped { next_avail, next_used, .. } = *stopped;
+                    guest.running = Running::No { next_avail, next_used };
+                }
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => panic!("the thread dropped a reply"),
+            }
+        }
+    }
+
+    /// A range that no conflicting request works on; `None` when there is none at hand.
+    fn free_range(&mut self, writing: bool) -> Option<(usize, usize)> {
+        let len = 1 + usize::try_from(self.rng.below(6)).expect("small");
+        let start = usize::try_from(self.rng.below((SECTORS - len) as u64)).expect("small");
+        let ok = |b: &i32| if writing { *b == 0 } else { *b >= 0 };
+        self.busy[start..start + len].iter().all(ok).then_some((start, len))
+    }
+
+    fn mark(&mut self, start: usize, len: usize, by: i32) {
+        for b in &mut self.busy[start..start + len] {
+            *b += by;
+        }
+    }
+
+    fn make_request(&mut self) -> Option<(Request, Sent)> {
+        let through = (!self.disk.writeback.load(Ordering::Relaxed)).then_some(self.epoch);
+        Some(match self.rng.below(20) {
+            0 | 1 => (Request::flush(), Sent::Flush(self.model.flush_submitted())),
+            2 => (Request::get_id(20), Sent::GetId),
+            3 => (Request::new(0x77, 0), Sent::Malformed),
+            4 => (Request::read(SECTORS as u64, 512), Sent::Malformed),
+            5 | 6 => {
+                let (start, len) = self.free_range(true)?;
+                self.mark(start, len, -1);
+                self.model.write_submitted(start, len, 0);
+                let segments = split_segments(&mut self.rng, start, len);
+                let request = if self.rng.chance(1, 2) {
+                    Request::discard(&segments)
+                } else {
+                    Request::write_zeroes(&segments)
+                };
+                (request, Sent::Write { start, len, value: 0, through })
+            }
+            7..=12 => {
+                let (start, len) = self.free_range(false)?;
+                self.mark(start, len, 1);
+                let bytes = u32::try_from(len * 512).expect("small");
+                (Request::read(start as u64, bytes), Sent::Read { start, len })
+            }
+            _ => {
+                let (start, len) = self.free_range(true)?;
+                self.mark(start, len, -1);
+                self.value += 1;
+                self.model.write_submitted(start, len, self.value);
+                let mut data = vec![0; len * 512];
+                fill(&mut data, self.value);
+                let sent = Sent::Write { start, len, value: self.value, through };
+                (Request::write(start as u64, &data), sent)
+            }
+        })
+    }
+
+    /// Guest `g` adds one random request, if it has room. It becomes visible with `kick`.
+    pub(super) fn add(&mut self, g: usize) {
+        // A request takes at most 8 descriptors, or one through a table.
+        if self.guests[g].driver.driver().free() < 12 {
+            return;
+        }
+        let Some((request, sent)) = self.make_request() else { return };
+        let layout = [Layout::Direct, Layout::Indirect][usize::from(self.rng.chance(1, 2))];
+        let framing = match self.rng.below(3) {
+            0 => Framing { layout, ..Framing::plain(&request) },
+            1 => Framing::pieces(&request, 700, layout),
+            _ => Framing::pieces(&request, 512, layout),
+        };
+        let head = self.guests[g].driver.add_framed(&request, &framing).expect("room was checked");
+        let before = self.guests[g].sent.insert(head, sent);
+        assert!(before.is_none(), "the driver reuses a head only after it came back");
+    }
+
+    /// Guest `g` makes its requests visible, and kicks if the device wants to be kicked.
+    pub(super) fn kick(&mut self, g: usize) {
+        if self.guests[g].driver.publish() {
+            let queue = self.guests[g].queue;
+            let slot = self.thread.queues.iter().position(|q| {
+                q.as_ref().is_some_and(|q| q.id == queue)
+            });
+            if let Some(slot) = slot {
+                let generation = self.thread.queues[slot].as_ref().expect("found").generation;
+                self.thread.on_kick(u16::try_from(slot).expect("few"), generation, true);
+            }
+        }
+    }
+
+    /// One iteration of the thread, then the guests look at what came back.
+    pub(super) fn iterate(&mut self) -> bool {
+        let may_sleep = self.thread.iterate(self.now);
+        self.collect_stopped();
+        for g in 0..self.guests.len() {
+            while let Some(done) = self.guests[g].driver.poll() {
+                self.check(g, &done);
+            }
+        }
+        may_sleep
+    }
+
+    fn check(&mut self, g: usize, done: &Done) {
+        let sent = self.guests[g].sent.remove(&done.head).expect("each head comes back once (I01)");
+        self.tally.completed += 1;
+        self.tally.failed += u64::from(done.status != 0);
+        match sent {
+            Sent::Read { start, len } => {
+                self.mark(start, len, -1);
+                if done.status == 0 {
+                    assert_eq!(done.used_len as usize, len * 512 + 1);
+                    self.model.check_read(start, &done.data).expect("reads see what was written");
+                }
+            }
+            Sent::Write { start, len, value, through } => {
+                self.mark(start, len, 1);
+                if done.status == 0 {
+                    let through = through == Some(self.epoch);
+                    self.model.write_acknowledged(start, len, value, through);
+                }
+            }
+            Sent::Flush(point) => {
+                if done.status == 0 {
+                    self.model.flush_acknowledged(&point);
+                } else {
+                    self.tally.failed_flushes += 1;
+                }
+            }
+            Sent::GetId => assert_eq!((done.status, &done.data[..4]), (0, &b"test"[..])),
+            Sent::Malformed => {
+                assert_ne!(done.status, 0, "nonsense is refused (I37)");
+                self.tally.failed -= 1;
+            }
+        }
+    }
+
+    fn toggle_writeback(&mut self) {
+        let was = self.disk.writeback.fetch_xor(true, Ordering::Relaxed);
+        self.epoch += 1;
+        if was {
+            self.sim.sync().expect("the simulated sync works");
+        }
+    }
+
+    /// One random event.
+    pub(super) fn step(&mut self) {
+        let g = usize::try_from(self.rng.below(self.guests.len() as u64)).expect("few");
+        match self.rng.below(100) {
+            0..=39 => self.add(g),
+            40..=59 => self.kick(g),
+            60..=79 => {
+                self.iterate();
+            }
+            80..=95 => {
+                self.now = Nanos(self.now.0 + self.rng.below(8_000));
+                self.sim.advance(self.now);
+            }
+            96..=97 if self.shape.stops => self.stop(g),
+            98 if self.shape.stops => self.start(g),
+            99 if self.shape.toggles => self.toggle_writeback(),
+            _ => {}
+        }
+    }
+
+    /// What a power cut at this moment would leave must be what the guests may count on (I23,
+    /// I26), and never are two syncs in flight (I24).
+    pub(super) fn check_durability(&self) {
+        self.model.check_after_power_cut(&self.sim.after_power_cut()).expect("durable stays");
+        assert!(self.sim.syncs().1 <= 1, "one sync in flight at a time (I24)");
+    }
+
+    /// Starts everything, lets everything finish, without a kick that the device did not ask for.
+    pub(super) fn settle(&mut self) {
+        for g in 0..self.guests.len() {
+            self.kick(g);
+        }
+        for _ in 0..100_000 {
+            for g in 0..self.guests.len() {
+                self.start(g);
+            }
+            if !self.iterate() {
+                continue;
+            }
+            match self.sim.next_due() {
+                Some(due) => {
+                    self.now = self.now.max(due);
+                    self.sim.advance(self.now);
+                }
+                None if self.guests.iter().all(|g| matches!(g.running, Running::Yes)) => break,
+                None => {}
+            }
+        }
+        for guest in &self.guests {
+            assert!(guest.sent.is_empty(), "never came back (I01, I10): {:?}", guest.sent);
+            assert_eq!(guest.driver.driver().outstanding(), 0);
+        }
+        for queue in self.thread.queues.iter().flatten() {
+            assert!(self.thread.lanes[queue.lane].domain.is_idle(queue.hctx), "I27");
+        }
+        self.model.check_read(0, &self.sim.content()).expect("the image holds what was written");
+    }
+}
+
+fn split_segments(rng: &mut Rng, start: usize, len: usize) -> Vec<(u64, u32, u32)> {
+    let mut segments = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let n = 1 + usize::try_from(rng.below((len - at) as u64)).expect("small");
+        segments.push(((start + at) as u64, u32::try_from(n).expect("small"), 0));
+        at += n;
+    }
+    segments
+}
+
+fn disk_on(sim: &SimDisk, mailbox: &Mailbox) -> Disk {
+    let mut serial = [0; 20];
+    serial[..4].copy_from_slice(b"test");
+    Disk {
+        id: ID,
+        config: ConfigSpace::new(&sim.geometry(), &sim.traits(), MAX_QUEUES),
+        image: Arc::new(sim.clone()),
+        serial,
+        writeback: AtomicBool::new(true),
+        flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
+        bells: vec![mailbox.bell()],
+        unmap: true,
+    }
+}
