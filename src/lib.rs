@@ -145,6 +145,7 @@ pub mod blkmq;
 pub mod block;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod device;
 pub mod image;
 pub mod sys;

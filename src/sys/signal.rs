@@ -78,6 +78,23 @@ pub fn ignore_sigpipe() {
 }
 
 #[cfg(test)]
+impl StopSignals {
+    /// Signals that a test sends itself: each 128 bytes written, the number first, is one.
+    pub(crate) fn pretend() -> (StopSignals, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("open");
+        (StopSignals { fd: File::from(OwnedFd::from(ours)) }, theirs)
+    }
+
+    /// The bytes that read as `signal`.
+    pub(crate) fn siginfo(signal: i32) -> [u8; SIGINFO_LEN] {
+        let mut info = [0; SIGINFO_LEN];
+        info[..4].copy_from_slice(&signal.to_ne_bytes());
+        info
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,0 +1,179 @@
+//! The one control loop: it waits for signals, front-ends, and the end of a session.
+//!
+//! * E1 One session at a time. While it lasts the listener is not looked at: further front-ends
+//!   wait in its backlog, and are served in turn.
+//! * E2 The loop never blocks but in epoll, so a stop signal is noticed at once, whatever a
+//!   session does. A session is joined only after it has rung the bell.
+//! * E3 A stop ends the session by shutting its socket down: the session sees the end of the
+//!   stream, drains its rings, and returns.
+//! * E4 A failed accept (no descriptors, no memory) is no reason to end and none to spin: the
+//!   listener rests for a while.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use log::{info, warn};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::entrance::{Entrance, Listener};
+use super::poller::{Poller, Source};
+use crate::sys::fd::borrow;
+use crate::sys::signal::StopSignals;
+
+/// How long the listener rests after a failed accept (E4), in milliseconds.
+const REST_MS: i32 = 500;
+
+/// Serves one connection from beginning to end, on a thread of its own.
+pub(super) type Serve = Arc<dyn Fn(UnixStream) + Send + Sync>;
+
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// This signal.
+    Signal(i32),
+    /// The one connection that there was is over.
+    Disconnected,
+}
+
+/// Rings when it is dropped: at the end of a session, however it ends.
+struct Bell(Arc<EventFd>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // A full counter (EAGAIN) has rung already.
+        let _ = self.0.write(1);
+    }
+}
+
+/// The session that runs.
+struct Running {
+    stream: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    fn join(self) {
+        if self.thread.join().is_err() {
+            warn!("the session thread panicked");
+        }
+    }
+}
+
+struct ControlLoop<'a> {
+    poller: Poller,
+    signals: &'a StopSignals,
+    bell: Arc<EventFd>,
+    serve: Serve,
+    session: Option<Running>,
+}
+
+/// Serves front-ends until a stop signal, or until the one connection ends. When it returns, no
+/// session runs. The entrance stays open.
+///
+/// # Errors
+/// What epoll, eventfd or the making of a thread answered.
+pub(super) fn run(entrance: &Entrance, signals: &StopSignals, serve: Serve) -> io::Result<Ended> {
+    let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+    let poller = Poller::new()?;
+    poller.add(Source::Signal, signals)?;
+    poller.add(Source::Session, &borrow(&*bell))?;
+    let mut control = ControlLoop { poller, signals, bell, serve, session: None };
+    let ended = match entrance {
+        Entrance::Listener(listener) => control.listen(listener),
+        Entrance::Connected(stream) => control.one_connection(stream),
+    };
+    control.end_session();
+    ended
+}
+
+impl ControlLoop<'_> {
+    fn listen(&mut self, listener: &Listener) -> io::Result<Ended> {
+        self.poller.add(Source::Listener, listener)?;
+        let mut resting = false;
+        loop {
+            match self.poller.wait(if resting { REST_MS } else { -1 })? {
+                Some(Source::Signal) => {
+                    if let Some(signal) = self.signals.take()? {
+                        return Ok(Ended::Signal(signal));
+                    }
+                }
+                Some(Source::Listener) => match listener.accept() {
+                    Ok(None) => {}
+                    Ok(Some(stream)) => {
+                        self.poller.remove(listener)?; // E1
+                        self.start_session(stream)?;
+                    }
+                    Err(e) => {
+                        warn!("cannot accept a front-end: {e}");
+                        self.poller.remove(listener)?;
+                        resting = true;
+                    }
+                },
+                Some(Source::Session) => {
+                    self.reap_session();
+                    self.poller.add(Source::Listener, listener)?;
+                }
+                None if resting => {
+                    self.poller.add(Source::Listener, listener)?;
+                    resting = false;
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn one_connection(&mut self, stream: &UnixStream) -> io::Result<Ended> {
+        self.start_session(stream.try_clone()?)?;
+        loop {
+            match self.poller.wait(-1)? {
+                Some(Source::Signal) => {
+                    if let Some(signal) = self.signals.take()? {
+                        return Ok(Ended::Signal(signal));
+                    }
+                }
+                Some(Source::Session) => {
+                    self.reap_session();
+                    return Ok(Ended::Disconnected);
+                }
+                Some(Source::Listener) | None => {}
+            }
+        }
+    }
+
+    fn start_session(&mut self, stream: UnixStream) -> io::Result<()> {
+        info!("a front-end has connected (fd {})", stream.as_raw_fd());
+        let kept = stream.try_clone()?;
+        let bell = Bell(Arc::clone(&self.bell));
+        let serve = Arc::clone(&self.serve);
+        let thread = std::thread::Builder::new().name("session".to_owned()).spawn(move || {
+            let _bell = bell;
+            serve(stream);
+        })?;
+        self.session = Some(Running { stream: kept, thread });
+        Ok(())
+    }
+
+    /// The session has rung: takes it down, and answers the bell.
+    fn reap_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.join();
+        }
+        // Nothing to read means that the bell was answered before.
+        let _ = self.bell.read();
+    }
+
+    fn end_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            // E3. A front-end that is gone has shut it down already.
+            let _ = session.stream.shutdown(Shutdown::Both);
+            session.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+//! The life cycle of the process.
+mod control_loop;
+mod entrance;
+mod poller;
