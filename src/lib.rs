@@ -151,3 +151,5 @@ pub mod image;
 pub mod sys;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+#[cfg(test)]
+mod tidy;
