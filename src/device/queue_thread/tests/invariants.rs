@@ -4,8 +4,7 @@
 use super::world::{Shape, World};
 use crate::testkit::disk::FaultRates;
 
-const CALM: Shape =
-    Shape { queues: 3, depth: 64, rates: NO_FAULTS, stops: false, toggles: false };
+const CALM: Shape = Shape { queues: 3, depth: 64, rates: NO_FAULTS, stops: false, toggles: false };
 const NO_FAULTS: FaultRates = FaultRates { error: 0, short: 0, again: 0, busy: 0 };
 
 fn run(seed: u64, shape: Shape, steps: u32) -> World {

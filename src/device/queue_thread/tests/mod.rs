@@ -2,5 +2,6 @@
 //! under one seed, with a simulated disk and simulated guests. A failure prints its seed.
 
 mod faults;
+mod hostile;
 mod invariants;
 mod world;
