@@ -120,16 +120,43 @@ pub struct Region {
     gpa: u64,
     size: u64,
     uva: u64,
+    /// Bytes of the mapping before the region's first: a mapping begins at a page of its file,
+    /// and a region of a hugetlbfs file need not.
+    skew: usize,
     mapping: MmapRegion,
+}
+
+/// Where a region lies in its file, in whole pages of that file.
+#[derive(Debug, PartialEq, Eq)]
+struct Placement {
+    /// File offset of the mapping, a multiple of the page size.
+    offset: u64,
+    /// Bytes of the mapping before the region.
+    skew: usize,
+    /// Length of the mapping, a multiple of the page size.
+    len: usize,
+}
+
+/// The smallest mapping of whole pages with `size` bytes at `offset` in it; `None` on overflow.
+/// `page` is a power of two.
+fn place(offset: u64, size: u64, page: u64) -> Option<Placement> {
+    let skew = offset % page;
+    let len = size.checked_add(skew)?.checked_next_multiple_of(page)?;
+    Some(Placement {
+        offset: offset - skew,
+        skew: usize::try_from(skew).ok()?,
+        len: usize::try_from(len).ok()?,
+    })
 }
 
 impl Region {
     /// Maps `size` bytes of `file` at `offset`.
     ///
     /// `gpa` is where the guest sees the region, `uva` where the front-end does. The file must be
-    /// long enough (checked: a mapping beyond the end of a file kills the process at first touch)
-    /// and the sums must not overflow. The mapped length is rounded up to the file's page size,
-    /// because a hugetlbfs mapping can only be removed in whole pages.
+    /// long enough (checked: a mapping beyond the end of a file kills the process at first touch),
+    /// the sums must not overflow, and the offset must be a multiple of the system's page size.
+    /// What is mapped is whole pages of the file, because a hugetlbfs mapping can only be made and
+    /// removed in its (huge) pages.
     ///
     /// # Errors
     /// `InvalidInput` for an empty or overflowing region or a file that is too short; otherwise
@@ -145,15 +172,14 @@ impl Region {
         if meta.len() < end {
             return Err(invalid("the region is longer than its file"));
         }
-        let page = page_size_of(&file)?;
-        if !offset.is_multiple_of(page) {
-            return Err(invalid("the region's offset is not a multiple of its page size"));
+        if !offset.is_multiple_of(system_page_size()?) {
+            return Err(invalid("the region's offset is not a multiple of the page size"));
         }
-        let rounded = size.checked_next_multiple_of(page).ok_or_else(|| invalid("too large"))?;
-        let len = usize::try_from(rounded).map_err(|_| invalid("too large"))?;
-        let mapping =
-            MmapRegion::from_file(FileOffset::new(file, offset), len).map_err(io::Error::other)?;
-        Ok(Region { gpa, size, uva, mapping })
+        let place = place(offset, size, page_size_of(&file)?)
+            .ok_or_else(|| invalid("the region is too large"))?;
+        let mapping = MmapRegion::from_file(FileOffset::new(file, place.offset), place.len)
+            .map_err(io::Error::other)?;
+        Ok(Region { gpa, size, uva, skew: place.skew, mapping })
     }
 
     /// Guest-physical address of the first byte.
@@ -179,9 +205,9 @@ impl Region {
         debug_assert!(offset + len <= self.size);
         #[allow(clippy::cast_possible_truncation, reason = "64-bit hosts only; inside the mapping")]
         let (offset, len) = (offset as usize, len as usize);
-        // SAFETY: the mapping is at least `size` bytes long and lives as long as this Region,
-        // which the holder of the buffer keeps (S1).
-        unsafe { GuestBuf::from_raw(self.mapping.as_ptr().wrapping_add(offset), len) }
+        // SAFETY: the mapping holds `skew + size` bytes and lives as long as this Region, which the
+        // holder of the buffer keeps (S1).
+        unsafe { GuestBuf::from_raw(self.mapping.as_ptr().wrapping_add(self.skew + offset), len) }
     }
 }
 
@@ -198,6 +224,10 @@ fn page_size_of(file: &File) -> io::Result<u64> {
     if fs.f_type == libc::HUGETLBFS_MAGIC {
         return u64::try_from(fs.f_bsize).map_err(io::Error::other);
     }
+    system_page_size()
+}
+
+fn system_page_size() -> io::Result<u64> {
     // SAFETY: sysconf reads a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(page).map_err(io::Error::other)
@@ -300,3 +330,6 @@ impl GuestMemory {
             .ok_or(BadAddress)
     }
 }
+
+#[cfg(test)]
+mod tests;
