@@ -72,7 +72,9 @@ pub fn spawn(config: ThreadConfig, inbox: Inbox) -> io::Result<JoinHandle<()>> {
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let name = format!("blkmq-q{}", config.index);
     let handle = std::thread::Builder::new().name(name).spawn(move || {
-        let made = affinity::pin_current_thread(&config.cpus)
+        let anywhere = config.cpus.is_empty();
+        let pinned = if anywhere { Ok(()) } else { affinity::pin_current_thread(&config.cpus) };
+        let made = pinned
             .and_then(|()| Ring::new(RING_ENTRIES))
             .and_then(|ring| QueueThread::new(config.index, ring, inbox));
         match made {
