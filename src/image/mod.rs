@@ -2,7 +2,7 @@
 //!
 //! [`Image`] knows the geometry and opens channels; [`Channel`] moves data and is owned by one
 //! thread (L1). Both are `dyn`: the set of image types is open and chosen at start, and a virtual
-//! call costs nothing next to a system call.
+//! call costs nothing next to a system call. [`open`] chooses the type: [`null`] or [`raw`].
 //!
 //! Laws of the room:
 //! * An operation is accepted (`Ok`) and then completes exactly once, or it is refused (`Busy`)
@@ -13,11 +13,33 @@
 //!   (slots do), the channel keeps bounce buffers, the ring keeps both mapped (S3).
 
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::block::Outcome;
 use crate::sys::guest::GuestBuf;
 use crate::sys::token::IoKey;
 use crate::sys::uring::Ring;
+
+pub mod null;
+mod options;
+pub mod raw;
+
+pub use options::{
+    CacheMode, MAX_BLOCK_SIZE, OpenError, OpenOptions, UnknownCacheMode, parse_size,
+};
+
+/// Opens what `spec` names: `null:SIZE` (with K, M, G or T) is a null image, anything else the path
+/// of a raw file or block device. A file whose name begins with `null:` is `./null:...`.
+///
+/// # Errors
+/// [`OpenError`]: one line with the cause and the remedy.
+pub fn open(spec: &str, options: &OpenOptions) -> Result<Arc<dyn Image>, OpenError> {
+    match spec.strip_prefix("null:") {
+        Some(size) => Ok(Arc::new(null::NullImage::open(size, options)?)),
+        None => Ok(Arc::new(raw::RawImage::open(Path::new(spec), options)?)),
+    }
+}
 
 /// Size and block sizes of an image. All block sizes are powers of two, at least 512.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //!   [`uring::Ring`] counts what is in flight and, when it cannot drain, leaks rather than unmaps.
 
 pub mod affinity;
+pub mod bounce;
 pub mod clock;
 pub mod eventfd;
 pub mod fd;
@@ -18,6 +19,8 @@ pub mod memfd;
 pub mod ring;
 pub mod signal;
 pub mod socket;
+pub mod lock;
+pub mod storage;
 pub mod token;
 pub mod uring;
 pub mod zeroes;

@@ -1,0 +1,177 @@
+//! The null image: reads zeroes, drops writes. For measuring everything but storage.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::options::{OpenError, OpenOptions, check_blocks, parse_size};
+use super::{Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
+use crate::block::{Errno, Outcome, SECTOR_SIZE};
+use crate::sys::uring::Ring;
+
+/// How many finished operations wait to be collected before the channel is busy.
+pub const DEPTH: usize = 1024;
+
+/// A disk of a size and without content.
+#[derive(Clone, Copy, Debug)]
+pub struct NullImage {
+    geometry: Geometry,
+    read_only: bool,
+}
+
+impl NullImage {
+    /// A null image of `size` (the part of the specification after `null:`).
+    ///
+    /// # Errors
+    /// [`OpenError::NullSize`], or [`OpenError::BlockSize`].
+    pub fn open(size: &str, options: &OpenOptions) -> Result<NullImage, OpenError> {
+        let bytes = parse_size(size).ok_or_else(|| OpenError::NullSize(size.to_string()))?;
+        check_blocks(options)?;
+        let logical = options.logical_block.unwrap_or(512);
+        let geometry = Geometry {
+            capacity: bytes.next_multiple_of(u64::from(logical)) / SECTOR_SIZE,
+            logical_block: logical,
+            physical_block: options.physical_block.unwrap_or(logical),
+            discard_granularity: logical,
+        };
+        Ok(NullImage { geometry, read_only: options.read_only })
+    }
+}
+
+impl Image for NullImage {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn traits(&self) -> Traits {
+        Traits { read_only: self.read_only, flush_is_noop: true, exclusive: true }
+    }
+
+    fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {
+        let done = VecDeque::with_capacity(DEPTH);
+        Ok(Box::new(NullChannel { done, read_only: self.read_only }))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct NullChannel {
+    done: VecDeque<IoDone>,
+    read_only: bool,
+}
+
+impl Channel for NullChannel {
+    fn submit(&mut self, _ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy> {
+        if self.done.len() == DEPTH {
+            return Err(Busy);
+        }
+        let outcome = match io.verb {
+            Verb::Read { .. } => {
+                for buf in io.bufs {
+                    buf.zero();
+                }
+                Outcome::Done
+            }
+            Verb::Sync => Outcome::Done,
+            Verb::Write { .. } | Verb::Discard { .. } | Verb::WriteZeroes { .. } => {
+                if self.read_only { Outcome::Failed(Errno(libc::EROFS)) } else { Outcome::Done }
+            }
+        };
+        self.done.push_back(IoDone { key: io.key, outcome });
+        Ok(())
+    }
+
+    fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome {
+        // Nothing of this channel goes through the ring.
+        Outcome::of(io.bytes, res)
+    }
+
+    fn on_channel_cqe(&mut self, _ring: &mut Ring, _n: u32, _res: i32) -> Option<IoDone> {
+        None
+    }
+
+    fn poll_done(&mut self) -> Option<IoDone> {
+        self.done.pop_front()
+    }
+
+    fn close(&mut self, _ring: &mut Ring) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Tag;
+    use crate::sys::bounce::BouncePool;
+    use crate::sys::token::IoKey;
+
+    fn key(tag: u16) -> IoKey {
+        IoKey { slot: 0, tag: Tag(tag), generation: 0 }
+    }
+
+    #[test]
+    fn the_size_is_rounded_up_to_a_block() {
+        let options = OpenOptions { logical_block: Some(4096), ..OpenOptions::default() };
+        let image = NullImage::open("5000", &options).expect("a size");
+        let expected = Geometry {
+            capacity: 16,
+            logical_block: 4096,
+            physical_block: 4096,
+            discard_granularity: 4096,
+        };
+        assert_eq!(image.geometry(), expected);
+        let plain = NullImage::open("1T", &OpenOptions::default()).expect("a size").geometry();
+        assert_eq!((plain.capacity, plain.logical_block), (1 << 31, 512));
+        let e = NullImage::open("lots", &OpenOptions::default()).expect_err("no number");
+        assert!(e.to_string().contains("use null:10G"), "{e}");
+    }
+
+    #[test]
+    fn reads_are_zeroes_and_everything_is_done_in_order() {
+        let image = NullImage::open("1G", &OpenOptions::default()).expect("a size");
+        let mut ring = Ring::new(8).expect("io_uring");
+        let mut channel = image.open_channel(&mut ring, 0).expect("a channel");
+        let pool = BouncePool::new(1, 1024, 512).expect("memory");
+        let b = pool.buf(0);
+        b.copy_from(&[3; 1024]);
+        let verbs = [
+            Verb::Read { offset: 0 },
+            Verb::Write { offset: 0, dsync: true },
+            Verb::Sync,
+            Verb::Discard { offset: 0, len: 512 },
+            Verb::WriteZeroes { offset: 0, len: 512, unmap: true },
+        ];
+        for (i, verb) in verbs.into_iter().enumerate() {
+            let key = key(u16::try_from(i).expect("small"));
+            let bufs = &[b.take(100), b.skip(100).take(412)];
+            channel.submit(&mut ring, &Io { key, verb, bufs, bytes: 512 }).expect("room");
+        }
+        for i in 0..verbs.len() {
+            let done =
+                IoDone { key: key(u16::try_from(i).expect("small")), outcome: Outcome::Done };
+            assert_eq!(channel.poll_done(), Some(done));
+        }
+        assert_eq!(channel.poll_done(), None);
+        let mut got = [9u8; 1024];
+        b.copy_to(&mut got);
+        assert!(got[..512].iter().all(|x| *x == 0) && got[512..].iter().all(|x| *x == 3));
+        assert!(image.sync().is_ok() && image.traits().flush_is_noop);
+    }
+
+    #[test]
+    fn a_full_queue_is_busy_until_it_is_collected() {
+        let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+        let image = NullImage::open("1G", &options).expect("a size");
+        let mut ring = Ring::new(8).expect("io_uring");
+        let mut channel = image.open_channel(&mut ring, 0).expect("a channel");
+        let io = |verb| Io { key: key(7), verb, bufs: &[], bytes: 0 };
+        for _ in 0..DEPTH {
+            channel.submit(&mut ring, &io(Verb::Sync)).expect("room");
+        }
+        assert_eq!(channel.submit(&mut ring, &io(Verb::Sync)), Err(Busy));
+        assert!(channel.poll_done().is_some());
+        channel.submit(&mut ring, &io(Verb::Write { offset: 0, dsync: false })).expect("room");
+        let last = std::iter::from_fn(|| channel.poll_done()).last().expect("they are there");
+        assert_eq!(last.outcome, Outcome::Failed(Errno(libc::EROFS)), "it is read-only");
+    }
+}

@@ -1,0 +1,136 @@
+//! A raw file or block device, through io_uring.
+//!
+//! * `probe`: what the file is and what it demands, asked once at open.
+//! * `locking`: image locks as QEMU takes them.
+//! * `channel`: one thread's way in. Aligned operations go straight between guest memory and the
+//!   file; what direct I/O cannot take goes through bounce buffers.
+//! * `ladder`: which way a discard or a write-zeroes takes, and what follows a refusal.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::options::{CacheMode, OpenError, OpenOptions, check_blocks};
+use super::{Channel, Geometry, Image, Traits};
+use crate::sys::storage::Alignment;
+use crate::sys::uring::Ring;
+use crate::sys::zeroes;
+
+mod channel;
+mod ladder;
+mod locking;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+/// The open file and what its channels have to know. Closed, and unlocked, with the last user.
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// Length in bytes at open. Beyond it there may be nothing but the rest of the last block.
+    size: u64,
+    /// What direct I/O demands; `None` with the page cache.
+    alignment: Option<Alignment>,
+    /// Discards and zeroes on a block device must be multiples of this, in bytes; 1 on a file.
+    unit: u32,
+    block_device: bool,
+    traits: Traits,
+}
+
+/// A raw image, shared by all queue threads.
+#[derive(Debug)]
+pub struct RawImage {
+    opened: Arc<Opened>,
+    geometry: Geometry,
+}
+
+impl RawImage {
+    /// Opens, probes and locks the file or block device at `path`.
+    ///
+    /// # Errors
+    /// [`OpenError`]: one line with the cause and the remedy.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<RawImage, OpenError> {
+        check_blocks(options)?;
+        let io_error =
+            |doing| move |source| OpenError::Io { path: path.to_path_buf(), doing, source };
+        let file = open_file(path, options)?;
+        let facts = probe::facts(&file).map_err(io_error("ask about its size and blocks"))?;
+        if facts.size == 0 {
+            return Err(OpenError::Empty(path.into()));
+        }
+        let alignment = if options.cache.direct() {
+            let found = probe::direct(&file).map_err(io_error("ask about direct I/O"))?;
+            Some(found.ok_or_else(|| no_direct_io(path, options))?)
+        } else {
+            None
+        };
+        let geometry = probe::geometry(path, &facts, alignment, options)?;
+        locking::lock(file.as_fd(), path, options.read_only, options.share_rw)?;
+        zeroes::prepare().map_err(io_error("map zeroes for"))?;
+        let traits = Traits {
+            read_only: options.read_only,
+            flush_is_noop: options.cache.flush_is_noop(),
+            exclusive: !options.share_rw,
+        };
+        let (size, block_device) = (facts.size, facts.device.is_some());
+        let unit = facts.device.map_or(1, |d| d.logical);
+        let opened = Opened { file, size, alignment, unit, block_device, traits };
+        Ok(RawImage { opened: Arc::new(opened), geometry })
+    }
+}
+
+impl Image for RawImage {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn traits(&self) -> Traits {
+        self.opened.traits
+    }
+
+    fn open_channel(&self, ring: &mut Ring, lane: u16) -> io::Result<Box<dyn Channel>> {
+        Ok(Box::new(channel::RawChannel::open(&self.opened, ring, lane)?))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if self.opened.traits.flush_is_noop { Ok(()) } else { self.opened.file.sync_data() }
+    }
+}
+
+/// The cache mode that means the same as the direct one in force, without direct I/O.
+fn indirect(options: &OpenOptions) -> CacheMode {
+    if options.cache.initial_writeback() { CacheMode::Writeback } else { CacheMode::Writethrough }
+}
+
+fn no_direct_io(path: &Path, options: &OpenOptions) -> OpenError {
+    OpenError::NoDirectIo { path: path.into(), instead: indirect(options) }
+}
+
+fn open_file(path: &Path, options: &OpenOptions) -> Result<File, OpenError> {
+    let classify = |source: io::Error| match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) => OpenError::Missing(path.into()),
+        Some(libc::EISDIR) => OpenError::Directory(path.into()),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) if options.read_only => {
+            OpenError::Permission(path.into(), "read", "")
+        }
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+            OpenError::Permission(path.into(), "read and write", ", or serve it --read-only")
+        }
+        Some(libc::EINVAL) if options.cache.direct() => no_direct_io(path, options),
+        _ => OpenError::Io { path: path.into(), doing: "open it", source },
+    };
+    // Looked at before it is opened: opening a FIFO may wait for ever.
+    probe::check_kind(path, &path.metadata().map_err(classify)?)?;
+    let flags = if options.cache.direct() { libc::O_DIRECT } else { 0 };
+    let file = File::options()
+        .read(true)
+        .write(!options.read_only)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(classify)?;
+    probe::check_kind(path, &file.metadata().map_err(classify)?)?;
+    Ok(file)
+}
