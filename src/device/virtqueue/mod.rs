@@ -261,3 +261,8 @@ impl VirtQueue {
 const fn need_event(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
+
+#[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod tests;
