@@ -345,3 +345,6 @@ const fn class_of(ioprio: u32) -> Class {
         _ => Class::BestEffort,
     }
 }
+
+#[cfg(test)]
+mod tests;
