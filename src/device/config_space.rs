@@ -148,3 +148,6 @@ fn features_of(traits: &Traits) -> u64 {
     let always = offered.iter().fold(0, |bits, bit| bits | 1 << bit);
     if traits.read_only { always | 1 << VIRTIO_BLK_F_RO } else { always }
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,3 +282,6 @@ impl Slots {
         if status == Status::Ok { slot.written + 1 } else { 1 }
     }
 }
+
+#[cfg(test)]
+mod tests;
