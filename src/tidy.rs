@@ -8,7 +8,7 @@
 //! * Y5 A file has at most 500 lines of production, a function at most 70.
 //! * Y6 Every file belongs to the program (some `mod` names it) and begins by saying what it is.
 //! * Y7 Source is ASCII, so that what is read is what is compiled.
-//! * Y8 Tests are at least 0.8 of production.
+//! * Y8 Tests are at least 0.8 of production, in lines of code.
 //!
 //! Test code is what `#[cfg(test)]` guards, as an item or as a file; Y1, Y2, Y4 and Y5 leave it
 //! alone. This room itself counts as neither.
@@ -20,11 +20,16 @@ mod tree;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rules::Report;
+
 /// What each room may name of the others. A longer path allows only that part.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["config", "daemon"]),
-    ("config", &[]),
-    ("daemon", &["config", "control", "device", "image", "sys"]),
+    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE"]),
+    (
+        "daemon",
+        &["config", "control", "device", "image", "sys", "blkmq::FlushGate", "blkmq::FlushPolicy"],
+    ),
     (
         "control",
         &[
@@ -42,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("device", &["blkmq", "image", "sys", "block"]),
     ("blkmq", &["block"]),
     ("image", &["block", "sys"]),
-    ("sys", &["block::Tag"]),
+    ("sys", &["block::Tag", "block::Nanos"]),
     ("block", &[]),
 ];
 
@@ -97,9 +102,9 @@ fn the_tree_is_tidy() {
     let mut files = Files::new();
     read(root, "src", &mut files);
     read(root, "guest-tests", &mut files);
-    let report = rules::check(&files);
-    println!("{} lines of production, {} of tests", report.production, report.tests);
-    assert!(report.faults.is_empty(), "\n{}\n", report.faults.join("\n"));
+    let Report { faults, production, tests } = rules::check(&files);
+    let weight = format!("{production} lines of production, {tests} of tests");
+    assert!(faults.is_empty(), "{weight}\n{}\n", faults.join("\n"));
 }
 
 #[cfg(test)]

@@ -48,11 +48,37 @@ fn visit(
         let name = &tokens[i + 1].text;
         let place = [place, std::slice::from_ref(name)].concat();
         let below = format!("{dir}/{name}");
-        for path in [format!("{below}.rs"), format!("{below}/mod.rs")] {
+        let places = match path_attribute(text, &tokens, i) {
+            Some(attribute) => vec![beside(path, attribute)],
+            None => vec![format!("{below}.rs"), format!("{below}/mod.rs")],
+        };
+        for path in places {
             visit(files, &path, &below, &place, test || token.test, found);
         }
     }
     found.insert(path.to_owned(), Module { place: place.to_vec(), test, tokens });
+}
+
+/// What `#[path = "..."]` before the `mod` at token `i` says. Its string is no token, so it is
+/// looked up in the text.
+fn path_attribute<'a>(text: &'a str, tokens: &[Token], i: usize) -> Option<&'a str> {
+    let start = (0..i).rev().take_while(|i| !matches!(tokens[*i].text.as_str(), ";" | "}"));
+    let at = start.into_iter().find(|i| reads(tokens, *i, &["[", "path", "=", "]"]))?;
+    text.lines().nth(tokens[at].line)?.split('"').nth(1)
+}
+
+/// `relative` as seen from the directory that `file` is in.
+fn beside(file: &str, relative: &str) -> String {
+    let mut parts: Vec<&str> = file.split('/').collect();
+    parts.pop();
+    for part in relative.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." => {}
+            name => parts.push(name),
+        }
+    }
+    parts.join("/")
 }
 
 /// A path in the source, from the crate's root or from an extern crate, and its line.
