@@ -79,6 +79,18 @@ pub fn check_bell(fd: BorrowedFd<'_>, bell: Bell) -> io::Result<()> {
         .map_err(|_| invalid("it cannot be polled"))
 }
 
+/// Rings an eventfd that others made, without blocking: one whose counter is full has been rung
+/// already. (A write to a full one waits, unless `O_NONBLOCK` is set, which is not ours to set: D1.)
+pub fn ring(event: &EventFd) {
+    let mut poll = libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd of ours, which outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    if ready == 1 && poll.revents & libc::POLLOUT != 0 {
+        // Gone meanwhile: then nobody listens.
+        let _ = event.write(1);
+    }
+}
+
 /// Copies the first bytes that wait on a socket without taking them. Waits for the first byte.
 /// Returns how many there were, 0 at the end of the stream.
 ///

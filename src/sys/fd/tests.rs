@@ -67,6 +67,17 @@ fn an_eventfd_made_from_a_file_is_the_same_counter() {
 }
 
 #[test]
+fn ringing_never_blocks() {
+    let event = eventfd();
+    ring(&event);
+    ring(&event);
+    assert_eq!(event.read().expect("rung twice"), 2);
+    event.write(u64::MAX - 1).expect("just as much as fits");
+    ring(&event);
+    assert_eq!(event.read().expect("full"), u64::MAX - 1);
+}
+
+#[test]
 fn peeking_takes_nothing() {
     let (mut here, mut there) = UnixStream::pair().expect("a pair");
     there.write_all(b"hello").expect("room");
