@@ -16,6 +16,8 @@ mod value;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::image::CacheMode;
+
 pub use args::Args;
 pub use error::ConfigError;
 
@@ -60,50 +62,6 @@ pub enum Socket {
     Fd(i32),
 }
 
-/// How host caches are used, with QEMU's meanings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cache {
-    /// O_DIRECT; the guest sees a write-back cache.
-    None,
-    /// Page cache; the guest sees a write-back cache.
-    Writeback,
-    /// Page cache; every write is durable before it is answered.
-    Writethrough,
-    /// O_DIRECT; every write is durable before it is answered.
-    Directsync,
-    /// Page cache; flushes do nothing.
-    Unsafe,
-}
-
-impl Cache {
-    /// The modes by name, in the order of the help text.
-    pub const ALL: [(&'static str, Cache); 5] = [
-        ("none", Cache::None),
-        ("writeback", Cache::Writeback),
-        ("writethrough", Cache::Writethrough),
-        ("directsync", Cache::Directsync),
-        ("unsafe", Cache::Unsafe),
-    ];
-
-    /// Whether the page cache is gone round.
-    #[must_use]
-    pub const fn direct(self) -> bool {
-        matches!(self, Cache::None | Cache::Directsync)
-    }
-
-    /// What `writeback` of config space says before the guest changes it.
-    #[must_use]
-    pub const fn writeback(self) -> bool {
-        !matches!(self, Cache::Writethrough | Cache::Directsync)
-    }
-
-    /// Whether flushes do nothing.
-    #[must_use]
-    pub const fn no_flush(self) -> bool {
-        matches!(self, Cache::Unsafe)
-    }
-}
-
 /// A disk to serve and how: everything checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -116,12 +74,12 @@ pub struct Config {
     /// Others may write the image while we serve it.
     pub share_rw: bool,
     /// Use of host caches.
-    pub cache: Cache,
+    pub cache: CacheMode,
     /// Whether the guest may give space back.
     pub unmap: bool,
     /// `blk_size` in bytes, a power of two from 512 to 65536; `None` takes the image's own.
     pub logical_block: Option<u32>,
-    /// Physical block size in bytes, a power of two from 512 to 2 MiB and at least
+    /// Physical block size in bytes, a power of two from 512 to 65536 and at least
     /// `logical_block`; `None` takes the image's own.
     pub physical_block: Option<u32>,
     /// Answer to GET_ID, padded with NUL.
@@ -168,7 +126,7 @@ impl TryFrom<Args> for Config {
             blk_file,
             read_only: args.read_only,
             share_rw: args.share_rw,
-            cache: value::one_of("--cache", args.cache, &Cache::ALL)?.unwrap_or(Cache::None),
+            cache: value::cache(args.cache)?,
             unmap: value::one_of("--discard", args.discard, &value::DISCARD)?.unwrap_or(true),
             logical_block,
             physical_block,

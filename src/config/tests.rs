@@ -150,7 +150,7 @@ fn every_mistake_has_its_line() {
         ),
         (
             &[image, socket, "--physical-block-size=4194304"],
-            "--physical-block-size=4194304: give a power of two from 512 to 2097152",
+            "--physical-block-size=4194304: give a power of two from 512 to 65536",
         ),
         (
             &[image, socket, "--logical-block-size=4096", "--physical-block-size=512"],
@@ -192,7 +192,7 @@ fn the_defaults_are_what_the_help_says() {
             blk_file: "/images/disk.img".into(),
             read_only: false,
             share_rw: false,
-            cache: Cache::None,
+            cache: CacheMode::None,
             unmap: true,
             logical_block: None,
             physical_block: None,
@@ -232,7 +232,7 @@ fn every_option_reaches_its_field() {
             blk_file: "null:1G".into(),
             read_only: true,
             share_rw: true,
-            cache: Cache::Directsync,
+            cache: CacheMode::Directsync,
             unmap: false,
             logical_block: Some(4096),
             physical_block: Some(8192),
@@ -254,25 +254,6 @@ fn every_option_reaches_its_field() {
 fn a_cpu_list_alone_asks_for_a_thread_on_each() {
     let config = with_basics(&["--cpus=5,1-2,1"]);
     assert_eq!((config.threads, config.cpus), (4, vec![5, 1, 2, 1]));
-}
-
-#[test]
-fn cache_modes_mean_what_qemu_means() {
-    let facts: Vec<_> = Cache::ALL
-        .iter()
-        .map(|(name, c)| (*name, c.direct(), c.writeback(), c.no_flush()))
-        .collect();
-    // qemu-options, "cache=": direct, writeback, no-flush.
-    assert_eq!(
-        facts,
-        [
-            ("none", true, true, false),
-            ("writeback", false, true, false),
-            ("writethrough", false, false, false),
-            ("directsync", true, false, false),
-            ("unsafe", false, true, true),
-        ]
-    );
 }
 
 #[test]

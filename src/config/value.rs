@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use crate::image::{CacheMode, MAX_BLOCK_SIZE};
+
 use super::{ConfigError, MAX_QUEUE_SIZE, MAX_SOCKET_PATH, SERIAL_LEN, Socket};
 
 /// `--discard`: whether the guest may give space back.
@@ -23,10 +25,6 @@ pub(super) const LOG_LEVELS: [(&str, LevelFilter); 5] = [
 const DEFAULT_QUEUE_SIZE: u16 = 1024;
 const DEFAULT_SOCKET_MODE: u32 = 0o600;
 const MIN_BLOCK: u32 = 512;
-/// Bigger than any page size of a guest that runs today.
-const MAX_LOGICAL_BLOCK: u32 = 65536;
-/// QEMU's limit for both sizes.
-const MAX_PHYSICAL_BLOCK: u32 = 2 << 20;
 /// CPUs that a `cpu_set_t` can name (sched_setaffinity(2)).
 const MAX_CPU: usize = 1023;
 /// Digits of the path's hash in a default serial number.
@@ -80,6 +78,12 @@ fn power_of_two(
     }
 }
 
+/// A cache mode by QEMU's name.
+pub(super) fn cache(typed: Option<String>) -> Result<CacheMode, ConfigError> {
+    let modes = CacheMode::ALL.map(|mode| (mode.name(), mode));
+    Ok(one_of("--cache", typed, &modes)?.unwrap_or_default())
+}
+
 pub(super) fn queue_size(typed: Option<String>) -> Result<u16, ConfigError> {
     let size = power_of_two("--queue-size", typed, 1, u32::from(MAX_QUEUE_SIZE))?;
     Ok(size.map_or(DEFAULT_QUEUE_SIZE, |n| u16::try_from(n).expect("at most MAX_QUEUE_SIZE")))
@@ -90,8 +94,8 @@ pub(super) fn blocks(
     logical: Option<String>,
     physical: Option<String>,
 ) -> Result<(Option<u32>, Option<u32>), ConfigError> {
-    let logical = power_of_two("--logical-block-size", logical, MIN_BLOCK, MAX_LOGICAL_BLOCK)?;
-    let physical = power_of_two("--physical-block-size", physical, MIN_BLOCK, MAX_PHYSICAL_BLOCK)?;
+    let logical = power_of_two("--logical-block-size", logical, MIN_BLOCK, MAX_BLOCK_SIZE)?;
+    let physical = power_of_two("--physical-block-size", physical, MIN_BLOCK, MAX_BLOCK_SIZE)?;
     match (logical, physical) {
         (Some(logical), Some(physical)) if logical > physical => {
             Err(ConfigError::BlockSizes { logical, physical })

@@ -67,7 +67,7 @@ pub enum EntranceError {
 
 /// The way in.
 #[derive(Debug)]
-pub enum Entrance {
+pub(super) enum Entrance {
     /// Front-ends come and go, one at a time.
     Listener(Listener),
     /// The one front-end is there; when it goes, so do we.
@@ -76,7 +76,7 @@ pub enum Entrance {
 
 /// A socket that listens, and its file if the file is ours.
 #[derive(Debug)]
-pub struct Listener {
+pub(super) struct Listener {
     // Dropped in this order: the file goes while the socket still listens (D4).
     file: Option<SocketFile>,
     socket: UnixListener,
@@ -86,7 +86,7 @@ pub struct Listener {
 ///
 /// # Errors
 /// When it is not open or nothing that front-ends can come through.
-pub fn adopt(fd: RawFd) -> Result<Entrance, EntranceError> {
+pub(super) fn adopt(fd: RawFd) -> Result<Entrance, EntranceError> {
     let owned = socket::adopt(fd).map_err(|e| EntranceError::NotOpen(fd, e))?;
     let unusable = |e| EntranceError::Unusable(fd, e);
     match socket::kind(owned.as_fd()).map_err(unusable)? {
@@ -109,7 +109,7 @@ pub fn adopt(fd: RawFd) -> Result<Entrance, EntranceError> {
 ///
 /// # Errors
 /// When there is none.
-pub fn group(name: &str) -> Result<u32, EntranceError> {
+pub(super) fn group(name: &str) -> Result<u32, EntranceError> {
     match socket::group_id(name) {
         Ok(Some(gid)) => Ok(gid),
         Ok(None) => Err(EntranceError::NoGroup(name.to_owned())),
@@ -122,7 +122,11 @@ impl Listener {
     ///
     /// # Errors
     /// When the path is taken (D1) or cannot be written.
-    pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Listener, EntranceError> {
+    pub(super) fn bind(
+        path: &Path,
+        mode: u32,
+        group: Option<u32>,
+    ) -> Result<Listener, EntranceError> {
         let lock = StartLock::take(path)?;
         clear(path)?;
         let bind = |e| EntranceError::Bind(path.to_owned(), e);
@@ -142,7 +146,7 @@ impl Listener {
     ///
     /// # Errors
     /// What accept4(2) answered, other than that nobody is there (any more).
-    pub fn accept(&self) -> io::Result<Option<UnixStream>> {
+    pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
         match self.socket.accept() {
             Ok((stream, _)) => Ok(Some(stream)),
             Err(e) => match e.kind() {
@@ -155,14 +159,23 @@ impl Listener {
     }
 
     /// Where it listens, for messages.
-    #[must_use]
-    pub fn name(&self) -> String {
+    fn name(&self) -> String {
         match (&self.file, self.socket.local_addr()) {
             (Some(file), _) => file.path.display().to_string(),
             (None, Ok(address)) if address.as_pathname().is_some() => {
                 address.as_pathname().expect("just seen").display().to_string()
             }
             _ => "an inherited socket".to_owned(),
+        }
+    }
+}
+
+impl Entrance {
+    /// Where front-ends come in, for messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Entrance::Listener(listener) => listener.name(),
+            Entrance::Connected(_) => "the connection that was passed".to_owned(),
         }
     }
 }

@@ -73,7 +73,10 @@ mod tests {
             let time = UNIX_EPOCH + Duration::from_millis(millis);
             assert_eq!(Stamp(time).to_string(), text);
         }
-        assert_eq!(Stamp(UNIX_EPOCH - Duration::from_secs(1)).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            Stamp(UNIX_EPOCH - Duration::from_secs(1)).to_string(),
+            "1970-01-01T00:00:00.000Z"
+        );
     }
 
     #[test]

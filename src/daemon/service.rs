@@ -44,7 +44,8 @@ impl Service {
             },
         )?;
         let boxes: Result<Vec<_>, _> = (0..config.threads).map(|_| mailbox()).collect();
-        let (mailboxes, inboxes) = boxes.map_err(DaemonError::Loop)?.into_iter().unzip();
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+            boxes.map_err(DaemonError::Loop)?.into_iter().unzip();
         let disk = Arc::new(disk(config, image, &mailboxes));
         let threads = QueueThreads::start(config, mailboxes, inboxes)?;
         let limits = Limits { num_queues: config.num_queues, max_queue_size: config.queue_size };
@@ -72,7 +73,11 @@ impl Service {
         let access = if config.read_only { "read-only" } else { "read-write" };
         format!(
             "serving {} ({} sectors, {}-byte blocks, {access}, cache {}, {} queue threads)",
-            config.blk_file, geometry.capacity, geometry.logical_block, config.cache, config.threads
+            config.blk_file,
+            geometry.capacity,
+            geometry.logical_block,
+            config.cache,
+            config.threads
         )
     }
 
@@ -87,7 +92,7 @@ impl Service {
     }
 }
 
-fn disk(config: &Config, image: Arc<dyn Image>, mailboxes: &Vec<Mailbox>) -> Disk {
+fn disk(config: &Config, image: Arc<dyn Image>, mailboxes: &[Mailbox]) -> Disk {
     let (geometry, traits) = (image.geometry(), image.traits());
     let policy = FlushPolicy { exclusive: traits.exclusive, noop: traits.flush_is_noop };
     Disk {
@@ -117,7 +122,8 @@ impl QueueThreads {
     ) -> Result<QueueThreads, DaemonError> {
         let mut threads = QueueThreads { mailboxes, handles: Vec::new() };
         for (index, inbox) in (0..config.threads).zip(inboxes) {
-            let cpus: Vec<usize> = config.cpus.get(usize::from(index)).copied().into_iter().collect();
+            let cpus: Vec<usize> =
+                config.cpus.get(usize::from(index)).copied().into_iter().collect();
             let pinned = !cpus.is_empty();
             let handle = queue_thread::spawn(ThreadConfig { index, cpus }, inbox).map_err(|e| {
                 let remedy = remedy(&e, pinned);
