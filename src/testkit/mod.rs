@@ -11,7 +11,15 @@ use std::sync::{Arc, Mutex};
 use crate::sys::guest::{GuestMemory, Region};
 use crate::sys::memfd::memfd;
 
+#[cfg(test)]
+pub(crate) mod alloc;
 pub mod blk;
+#[cfg(test)]
+pub(crate) mod core_disk;
+#[cfg(test)]
+pub(crate) mod core_guest;
+#[cfg(test)]
+pub(crate) mod core_sim;
 pub mod disk;
 pub mod driver;
 pub mod model;

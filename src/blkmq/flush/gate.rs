@@ -111,7 +111,8 @@ pub struct FlushGate {
     held: AtomicBool,
     synced: AtomicU64,
     failed: AtomicI32,
-    waiting: [AtomicU64; WORDS],
+    /// As many words as the threads need.
+    waiting: Box<[AtomicU64]>,
 }
 
 impl FlushGate {
@@ -128,7 +129,7 @@ impl FlushGate {
             held: AtomicBool::new(false),
             synced: AtomicU64::new(0),
             failed: AtomicI32::new(0),
-            waiting: std::array::from_fn(|_| AtomicU64::new(0)),
+            waiting: (0..threads.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -228,7 +229,11 @@ impl FlushGate {
         self.held.store(false, Ordering::Release);
         // A plain load first would be cheaper and wrong: only the swap orders `held` before a
         // later insertion (see the head of the file).
-        Wakes(std::array::from_fn(|i| self.waiting[i].swap(0, Ordering::AcqRel)))
+        let mut wakes = Wakes::default();
+        for (to, word) in wakes.0.iter_mut().zip(&self.waiting) {
+            *to = word.swap(0, Ordering::AcqRel);
+        }
+        wakes
     }
 }
 
@@ -238,4 +243,4 @@ mod tests;
 
 #[cfg(all(test, loom))]
 #[path = "../tests/gate_loom.rs"]
-mod loom;
+mod loom_tests;

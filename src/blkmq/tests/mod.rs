@@ -1,1 +1,33 @@
+//! The core as a whole: invariants by number (the catalogue of the design reference), on the
+//! seeded world of `testkit::core_sim` and on small hand-made scenes.
 
+mod flush;
+mod invariants;
+mod kth;
+mod scenes;
+mod warm;
+
+use super::Domain;
+use super::tags::State;
+use crate::block::HctxId;
+
+impl Domain {
+    /// Counts everything anew and compares (I03, I04).
+    pub(crate) fn check_books(&self) {
+        let (mut leftovers, mut in_flight, mut syncing) = (0, 0, 0);
+        for i in 0..self.table.len() {
+            let id = HctxId(u16::try_from(i).expect("ids are 16 bits wide"));
+            let Some(hctx) = self.table.find(id) else { continue };
+            assert!(hctx.tags.recount(), "I03: the running counts are those of the slots");
+            leftovers += u32::from(hctx.tags.count(State::Leftover));
+            in_flight += u32::from(hctx.tags.count(State::InFlight));
+            syncing += u32::from(hctx.tags.count(State::Syncing));
+            let has_leftovers = hctx.tags.count(State::Leftover) > 0;
+            assert_eq!(!hctx.leftovers.is_empty(), has_leftovers, "I03: leftovers");
+            assert!(hctx.busy.level() <= 9, "I13: pressure is at most 9");
+        }
+        assert_eq!(self.leftovers, leftovers, "I03: leftovers of the domain");
+        assert_eq!(self.budget.used(), in_flight, "I04: credits spent");
+        assert_eq!(syncing, u32::from(self.flush.is_syncing()), "I24: one sync at most");
+    }
+}

@@ -1,0 +1,97 @@
+//! The warm path allocates nothing, and how long it takes.
+
+use std::sync::Arc;
+
+use crate::blkmq::sched::NoScheduler;
+use crate::blkmq::{Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, Request};
+use crate::block::{Bio, Class, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
+use crate::testkit::alloc::allocations;
+
+/// Takes everything up to a fixed number, without allocating.
+struct Fixed {
+    held: Vec<Request>,
+    room: usize,
+}
+
+impl Issue for Fixed {
+    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+        if self.held.len() == self.room {
+            return Err(Busy);
+        }
+        self.held.push(*request);
+        Ok(())
+    }
+}
+
+fn bio(tag: u16, op: Op) -> Bio {
+    Bio { tag: Tag(tag), op, fua: false, class: Class::default() }
+}
+
+fn domain(hctxs: u16) -> Domain {
+    let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
+    let config = DomainConfig { max_hctxs: hctxs, hw_depth: 0, thread: 0 };
+    let mut domain = Domain::new(config, Box::new(NoScheduler::new()), Arc::new(gate));
+    (0..hctxs).for_each(|_| assert!(domain.add_hctx(128).is_some()));
+    domain
+}
+
+/// Submits on every hctx, runs until all is done, publishes and releases.
+fn sweep(domain: &mut Domain, disk: &mut Fixed, hctxs: u16, per: u16, flush: bool) {
+    let range = SectorRange::new(Sector(8), 8, 1 << 20).expect("inside");
+    for h in 0..hctxs {
+        for tag in 0..per {
+            let op = if tag % 2 == 0 { Op::Read(range) } else { Op::Write(range) };
+            domain.submit(HctxId(h), bio(tag, op), Nanos(1)).expect("a free head");
+        }
+        if flush {
+            domain.submit(HctxId(h), bio(per, Op::Flush), Nanos(1)).expect("a free head");
+        }
+    }
+    domain.run(Nanos(1), disk);
+    while let Some(r) = disk.held.pop() {
+        domain.complete(r.hctx, r.tag, r.generation, Outcome::Done, Nanos(2)).expect("live");
+        if disk.held.is_empty() && domain.wants_run() {
+            domain.run(Nanos(2), disk);
+        }
+    }
+    for h in 0..hctxs {
+        while let Some((tag, _)) = domain.take_done(HctxId(h)) {
+            domain.release(HctxId(h), tag);
+        }
+        assert!(domain.is_idle(HctxId(h)));
+    }
+}
+
+#[test]
+fn a_warm_sweep_allocates_nothing() {
+    let mut domain = domain(4);
+    let mut disk = Fixed { held: Vec::with_capacity(600), room: 600 };
+    let all = allocations(|| {
+        for _ in 0..100 {
+            sweep(&mut domain, &mut disk, 4, 32, true);
+            disk.room = 7; // refusals, leftovers, staging, turns
+            sweep(&mut domain, &mut disk, 4, 100, true);
+            disk.room = 600;
+        }
+    });
+    assert_eq!(all, 0);
+    assert!(domain.stats(HctxId(0)).refused > 0, "there was pressure");
+    assert!(domain.stats(HctxId(0)).flushes > 0, "and there were syncs");
+}
+
+/// Run by hand: `cargo test --release --lib how_long -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+#[allow(clippy::print_stdout, reason = "a measurement prints")]
+fn how_long_a_bio_takes() {
+    let mut domain = domain(1);
+    let mut disk = Fixed { held: Vec::with_capacity(128), room: 128 };
+    for (name, room) in [("direct", 128), ("under pressure", 8)] {
+        disk.room = room;
+        let start = std::time::Instant::now();
+        let rounds = 500_000u32;
+        (0..rounds).for_each(|_| sweep(&mut domain, &mut disk, 1, 32, false));
+        let each = start.elapsed().as_nanos() / u128::from(rounds * 32);
+        println!("{name}: {each} ns for submit, run, complete, take, release");
+    }
+}
