@@ -119,6 +119,20 @@ pub fn read_descriptor(table: GuestBuf, index: u16) -> Option<Descriptor> {
     Some(unsafe { read_descriptor_at(table.addr().wrapping_add(offset)) })
 }
 
+/// The buffer's first 16 bytes as two little-endian words, each read once; `None` when it is shorter.
+#[must_use]
+#[inline]
+pub fn read_words(src: GuestBuf) -> Option<[u64; 2]> {
+    if src.len() < 16 {
+        return None;
+    }
+    // SAFETY: S1 makes the buffer readable, and it is at least 16 bytes long (just checked).
+    let first = unsafe { read_word(src.addr()) };
+    // SAFETY: as above, the second half of the 16 bytes.
+    let second = unsafe { read_word(src.addr().wrapping_add(8)) };
+    Some([first, second])
+}
+
 /// Copies the buffer's first bytes into `dst`, each byte read exactly once, which a plain copy does
 /// not promise (L2). Returns how many: the smaller length.
 pub fn copy_once(src: GuestBuf, dst: &mut [u8]) -> usize {

@@ -135,6 +135,7 @@ impl Rules {
         !(writeback && self.flush)
     }
 
+    #[inline]
     fn transfer(&self, sector: u64, bytes: u64) -> Result<SectorRange, Reject> {
         if bytes > MAX_BYTES || !bytes.is_multiple_of(SECTOR_SIZE) {
             return Err(Reject::IoErr);
@@ -142,6 +143,7 @@ impl Rules {
         self.range(sector, bytes / SECTOR_SIZE)
     }
 
+    #[inline]
     fn range(&self, sector: u64, sectors: u64) -> Result<SectorRange, Reject> {
         SectorRange::new(Sector(sector), sectors, self.capacity)
             .filter(|r| r.is_aligned(self.block))
@@ -159,21 +161,17 @@ struct Header {
 
 impl Header {
     #[inline]
-    fn take(chain: &mut Chain) -> Result<Header, Reject> {
-        let mut bytes = [0; 16];
-        if !chain.take_readable(&mut bytes) {
-            return Err(Reject::IoErr);
-        }
-        let (kind, ioprio, sector) = split(bytes);
-        Ok(Header { kind, ioprio, sector })
+    fn take(chain: &mut Chain) -> Option<Header> {
+        let [first, sector] = chain.take_words()?;
+        let (kind, ioprio) = halves(first);
+        Some(Header { kind, ioprio, sector })
     }
 }
 
-/// Two 32-bit words and a 64-bit one, little-endian.
-fn split(bytes: [u8; 16]) -> (u32, u32, u64) {
-    let all = u128::from_le_bytes(bytes);
-    #[allow(clippy::cast_possible_truncation, reason = "fields of a 128-bit word")]
-    (all as u32, (all >> 32) as u32, (all >> 64) as u64)
+/// The low and the high half of a word.
+#[allow(clippy::cast_possible_truncation, reason = "the halves of a 64-bit word")]
+const fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
 }
 
 /// Fetches the chain at `head` and judges it: [`VirtQueue::chain`], then [`parse`].
@@ -215,63 +213,92 @@ pub fn parse(
     if chain.defect().is_some() {
         return Parsed::Reject(Reject::IoErr);
     }
-    judge(chain, tag, rules, writeback, slots).unwrap_or_else(Parsed::Reject)
+    judge(chain, tag, rules, writeback, slots)
 }
 
-fn judge(
-    chain: &mut Chain,
-    tag: Tag,
-    rules: &Rules,
-    writeback: bool,
-    slots: &mut Slots,
-) -> Result<Parsed, Reject> {
-    let header = Header::take(chain)?;
-    let bio = |op: Op| {
-        let fua = op.is_write() && rules.write_through(writeback);
-        Parsed::Bio(Bio { tag, op, fua, class: class_of(header.ioprio) })
-    };
-    Ok(match header.kind {
-        VIRTIO_BLK_T_IN => {
-            let bytes = chain.writable_bytes();
-            let range = rules.transfer(header.sector, bytes)?;
-            if range.is_empty() {
-                return Ok(Parsed::Nothing);
-            }
-            load(slots, tag, chain.writable(), bytes, true)?;
-            bio(Op::Read(range))
-        }
-        VIRTIO_BLK_T_OUT => {
-            let bytes = chain.readable_bytes();
-            if rules.read_only {
-                return Err(Reject::IoErr);
-            }
-            let range = rules.transfer(header.sector, bytes)?;
-            if range.is_empty() {
-                return Ok(Parsed::Nothing);
-            }
-            load(slots, tag, chain.readable(), bytes, false)?;
-            bio(Op::Write(range))
-        }
-        VIRTIO_BLK_T_FLUSH => bio(Op::Flush),
+/// A bio of this tag. Inlined for good: built in one place and copied, an `Op` costs more than the
+/// whole verdict (its bytes are stored one by one and loaded as a block, which no store buffer
+/// forwards).
+#[inline(always)]
+fn bio(tag: Tag, header: &Header, rules: &Rules, writeback: bool, op: Op) -> Parsed {
+    let fua = op.is_write() && rules.write_through(writeback);
+    Parsed::Bio(Bio { tag, op, fua, class: class_of(header.ioprio) })
+}
+
+#[inline]
+fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mut Slots) -> Parsed {
+    let Some(header) = Header::take(chain) else { return Parsed::Reject(Reject::IoErr) };
+    match header.kind {
+        VIRTIO_BLK_T_IN => match read(chain, tag, &header, rules, slots) {
+            Ok(range) if range.is_empty() => Parsed::Nothing,
+            Ok(range) => bio(tag, &header, rules, writeback, Op::Read(range)),
+            Err(reject) => Parsed::Reject(reject),
+        },
+        VIRTIO_BLK_T_OUT => match write(chain, tag, &header, rules, slots) {
+            Ok(range) if range.is_empty() => Parsed::Nothing,
+            Ok(range) => bio(tag, &header, rules, writeback, Op::Write(range)),
+            Err(reject) => Parsed::Reject(reject),
+        },
+        VIRTIO_BLK_T_FLUSH => bio(tag, &header, rules, writeback, Op::Flush),
         VIRTIO_BLK_T_GET_ID => {
             get_id(chain, tag, &rules.serial, slots);
             Parsed::GetId
         }
         VIRTIO_BLK_T_DISCARD if rules.discard => {
-            segments(chain, tag, rules, MAX_DISCARD_SECTORS, 0, slots)?;
-            match slots.range(tag) {
-                Some(range) if rules.unmap => bio(Op::Discard(range)),
-                _ => Parsed::Nothing,
+            match segments(chain, tag, rules, MAX_DISCARD_SECTORS, 0, slots) {
+                Ok((Some(range), _)) if rules.unmap => {
+                    bio(tag, &header, rules, writeback, Op::Discard(range))
+                }
+                Ok(_) => Parsed::Nothing,
+                Err(reject) => Parsed::Reject(reject),
             }
         }
         VIRTIO_BLK_T_WRITE_ZEROES if rules.write_zeroes => {
             let known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-            let common = segments(chain, tag, rules, MAX_WRITE_ZEROES_SECTORS, known, slots)?;
-            let unmap = rules.unmap && common & known != 0;
-            slots.range(tag).map_or(Parsed::Nothing, |range| bio(Op::WriteZeroes { range, unmap }))
+            match segments(chain, tag, rules, MAX_WRITE_ZEROES_SECTORS, known, slots) {
+                Ok((Some(range), common)) => {
+                    let unmap = rules.unmap && common & known != 0;
+                    bio(tag, &header, rules, writeback, Op::WriteZeroes { range, unmap })
+                }
+                Ok((None, _)) => Parsed::Nothing,
+                Err(reject) => Parsed::Reject(reject),
+            }
         }
-        _ => return Err(Reject::Unsupp),
-    })
+        _ => Parsed::Reject(Reject::Unsupp),
+    }
+}
+
+/// IN: what is writable before the status byte is filled.
+#[inline]
+fn read(
+    chain: &Chain,
+    tag: Tag,
+    header: &Header,
+    rules: &Rules,
+    slots: &mut Slots,
+) -> Result<SectorRange, Reject> {
+    let bytes = chain.writable_bytes();
+    let range = rules.transfer(header.sector, bytes)?;
+    load(slots, tag, chain.writable(), bytes, true)?;
+    Ok(range)
+}
+
+/// OUT: what is readable after the header is written.
+#[inline]
+fn write(
+    chain: &Chain,
+    tag: Tag,
+    header: &Header,
+    rules: &Rules,
+    slots: &mut Slots,
+) -> Result<SectorRange, Reject> {
+    if rules.read_only {
+        return Err(Reject::IoErr);
+    }
+    let bytes = chain.readable_bytes();
+    let range = rules.transfer(header.sector, bytes)?;
+    load(slots, tag, chain.readable(), bytes, false)?;
+    Ok(range)
 }
 
 #[inline]
@@ -298,8 +325,9 @@ fn get_id(chain: &Chain, tag: Tag, serial: &[u8; 20], slots: &mut Slots) {
 }
 
 /// Judges all segments (virtio 1.3, 5.2.6: `struct virtio_blk_discard_write_zeroes`), then has their
-/// ranges in the slot (R4). Returns the flags that all of them have: UNMAP is a permission, and
-/// what one segment does not permit is not done to the others either.
+/// ranges in the slot (R4). Returns the first range that is not empty, and the flags that all of
+/// them have: UNMAP is a permission, and what one segment does not permit is not done to the
+/// others either.
 fn segments(
     chain: &mut Chain,
     tag: Tag,
@@ -307,21 +335,18 @@ fn segments(
     max_sectors: u32,
     known: u32,
     slots: &mut Slots,
-) -> Result<u32, Reject> {
+) -> Result<(Option<SectorRange>, u32), Reject> {
     if rules.read_only {
         return Err(Reject::IoErr);
     }
     let bytes = chain.readable_bytes();
-    let mut segment = [0; 16];
     let count = bytes / 16;
     if count == 0 || !bytes.is_multiple_of(16) || count > MAX_RANGES as u64 {
         return Err(Reject::IoErr);
     }
     let mut common = known;
-    while chain.take_readable(&mut segment) {
-        let all = u128::from_le_bytes(segment);
-        #[allow(clippy::cast_possible_truncation, reason = "fields of a 128-bit word")]
-        let (sector, sectors, flags) = (all as u64, (all >> 64) as u32, (all >> 96) as u32);
+    while let Some([sector, second]) = chain.take_words() {
+        let (sectors, flags) = halves(second);
         if flags & !known != 0 {
             return Err(Reject::Unsupp);
         }
@@ -334,7 +359,7 @@ fn segments(
             slots.add_range(tag, range).map_err(|_| Reject::IoErr)?;
         }
     }
-    Ok(common)
+    Ok((slots.range(tag), common))
 }
 
 /// The priority class of a guest's hint, laid out as Linux's `ioprio` (class in bits 13 to 15).

@@ -99,6 +99,9 @@ proptest! {
         let mut got = vec![0xaa; room];
         let n = data.len().min(room);
         prop_assert_eq!(copy_once(src, &mut got), n);
+        let words = data.get(..16).map(|b| u128::from_le_bytes(b.try_into().expect("16 bytes")));
+        let read = read_words(src).map(|[low, high]| u128::from(high) << 64 | u128::from(low));
+        prop_assert_eq!(read, words);
         prop_assert_eq!(&got[..n], &data[..n]);
         prop_assert!(got[n..].iter().all(|b| *b == 0xaa));
     }
