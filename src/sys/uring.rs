@@ -30,7 +30,7 @@ mod gate;
 mod ops;
 mod setup;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use setup::{MAX_DEPTH, MIN_DEPTH, with_halving};
 

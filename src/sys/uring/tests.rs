@@ -67,20 +67,20 @@ fn reads_and_writes_with_one_buffer_and_with_several() {
 }
 
 /// The `rw_flags` of the ring's first submission entry, as the kernel will see it.
-fn first_rw_flags(ring: &Ring) -> i32 {
+pub(crate) fn first_rw_flags(ring: &Ring) -> i32 {
     const OFF_SQES: i64 = 0x1000_0000;
     const RW_FLAGS: usize = 28;
-    let fd = ring.io.as_raw_fd();
+    let (fd, len) = (ring.io.as_raw_fd(), ring.depth() * 64);
     // SAFETY: a fresh read-only mapping of the ring's entries (io_uring_setup(2)).
     let at = unsafe {
-        libc::mmap(std::ptr::null_mut(), 64, libc::PROT_READ, libc::MAP_SHARED, fd, OFF_SQES)
+        libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, fd, OFF_SQES)
     };
-    assert_ne!(at, libc::MAP_FAILED);
+    assert_ne!(at, libc::MAP_FAILED, "{}", io::Error::last_os_error());
     let field = at.wrapping_byte_add(RW_FLAGS).cast::<i32>();
     // SAFETY: the first entry is 64 bytes long, and a page is mapped.
     let flags = unsafe { field.read_volatile() };
     // SAFETY: the mapping was made above and nobody uses it any more.
-    assert_eq!(unsafe { libc::munmap(at, 64) }, 0);
+    assert_eq!(unsafe { libc::munmap(at, len) }, 0);
     flags
 }
 

@@ -92,6 +92,11 @@ fn ranges_that_are_no_whole_blocks_of_the_device_still_keep_the_promise() {
     b.fill(0, &data);
     let all = [b.at(0, 1 << 20)];
     b.done(write(0), &all);
+    // The kernel's ways work here, so that a later refusal would be an error.
+    for unmap in [true, false] {
+        b.done(Verb::WriteZeroes { offset: 0, len: 4096, unmap }, &[]);
+    }
+    b.done(write(0), &all);
     let (offset, len) = (512, 8192);
     b.done(Verb::WriteZeroes { offset, len, unmap: true }, &[]);
     // The hint reaches the one whole block from 32768 to 36864 and nothing beside it.
@@ -103,4 +108,24 @@ fn ranges_that_are_no_whole_blocks_of_the_device_still_keep_the_promise() {
     assert_eq!(now[..512], data[..512]);
     assert_eq!(now[512 + 8192..32768], data[512 + 8192..32768]);
     assert_eq!(now[36864..], data[36864..]);
+}
+
+#[test]
+fn a_partition_is_asked_through_its_disk() {
+    let Some(l) = Loop::new(4 * MIB, 512) else { return };
+    let whole = RawImage::open(&l.device, &with(CacheMode::Writeback)).expect("opens").geometry();
+    let added = Command::new("addpart").arg(&l.device).args(["1", "2048", "2048"]).status();
+    if !added.is_ok_and(|status| status.success()) {
+        return skip("addpart is not installed, or the loop driver has no partitions");
+    }
+    let partition = PathBuf::from(format!("{}p1", l.device.display()));
+    let part = RawImage::open(&partition, &with(CacheMode::Writeback)).map(|i| i.geometry());
+    soon(|| {
+        let output = Command::new("delpart").arg(&l.device).arg("1").output().expect("it runs");
+        if output.status.success() { Ok(()) } else { Err(String::from("delpart: busy")) }
+    });
+    let part = part.expect("opens");
+    assert_eq!(part.capacity, 2048);
+    assert_eq!(part.discard_granularity, whole.discard_granularity);
+    assert!(whole.discard_granularity > 512, "or the comparison shows nothing: {whole:?}");
 }

@@ -60,6 +60,22 @@ fn errors_of_the_kernel_go_to_their_own_operation() {
 }
 
 #[test]
+fn a_failed_sync_is_told_unless_flushes_are_noops() {
+    // A character device cannot be synced.
+    let mut b = pretend(dev_full(), MIB, false);
+    assert_eq!(b.once(Verb::Sync, &[]), (Outcome::Failed(Errno(libc::EINVAL)), true));
+    let e = b.image.sync().expect_err("refused");
+    assert_eq!(e.raw_os_error(), Some(libc::EINVAL));
+    let named = temp(&[0; 512]);
+    let image = RawImage::open(named.path(), &with(CacheMode::Unsafe)).expect("opens");
+    let traits = image.traits();
+    let opened =
+        Opened { traits, file: dev_full(), ..Arc::into_inner(image.opened).expect("ours") };
+    let image = RawImage { opened: Arc::new(opened), geometry: image.geometry };
+    image.sync().expect("nothing to do");
+}
+
+#[test]
 fn short_straight_transfers_count_whole_blocks() {
     let mut b = pretend(dev_full(), MIB, true);
     let bufs = [b.at(0, 4096)];
@@ -162,7 +178,9 @@ fn a_step_without_room_makes_room() {
     let bytes = u32::try_from(2 * BOUNCE_SIZE).expect("small");
     let io = Io { key: key(1), verb: read(0), bufs: &odd, bytes };
     channel.submit(&mut ring, &io).expect("room");
-    ring.submit_and_wait(None).expect("the ring works");
+    while !ring.has_completions() {
+        ring.submit_and_wait(None).expect("the ring works");
+    }
     let cqe = ring.pop().expect("the first step");
     // Meanwhile the submission queue fills up.
     let small = [memory.buf(0).skip(512 * 1024).take(512)];
@@ -183,6 +201,20 @@ fn a_step_without_room_makes_room() {
     let mut got = vec![0; 2 * BOUNCE_SIZE];
     odd[0].copy_to(&mut got);
     assert_eq!(got, pattern(1 << 20, 3)[..2 * BOUNCE_SIZE]);
+}
+
+#[test]
+fn a_closed_channel_leaves_nothing_in_the_ring() {
+    let named = temp(&[0; 4096]);
+    let image = RawImage::open(named.path(), &OpenOptions::default()).expect("opens");
+    let mut ring = Ring::new(8).expect("io_uring");
+    for _ in 0..200 {
+        let mut channel = RawChannel::open(&image.opened, &mut ring, 0).expect("a channel");
+        let buffers = channel.bounce_memory().expect("direct I/O has buffers");
+        channel.close(&mut ring);
+        drop(channel);
+        assert!(buffers.upgrade().is_none());
+    }
 }
 
 #[test]

@@ -25,6 +25,12 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
+/// Whether qemu-io succeeds, or what it says.
+fn allowed(path: &Path, options: &[&str], command: &str) -> Result<(), String> {
+    let output = qemu_io(path, options, command).expect("installed");
+    if output.status.success() { Ok(()) } else { Err(text(&output)) }
+}
+
 /// A qemu-io that has the image open until its input ends.
 fn user(path: &Path, options: &[&str]) -> Option<Child> {
     let mut child = Command::new("qemu-io")
@@ -56,21 +62,18 @@ fn qemu_is_refused_what_we_hold() {
     assert!(!refused.status.success());
     assert!(text(&refused).contains("Failed to get \"write\" lock"), "{}", text(&refused));
     drop(image);
-    let allowed = qemu_io(named.path(), &[], "write -P 7 0 512").expect("installed");
-    assert!(allowed.status.success(), "{}", text(&allowed));
+    soon(|| allowed(named.path(), &[], "write -P 7 0 512"));
 
     let reader = OpenOptions { read_only: true, ..OpenOptions::default() };
-    let image = RawImage::open(named.path(), &reader).expect("free");
+    let image = soon(|| RawImage::open(named.path(), &reader));
     let refused = qemu_io(named.path(), &[], "write 0 512").expect("installed");
     assert!(text(&refused).contains("Failed to get \"write\" lock"), "{}", text(&refused));
-    let allowed = qemu_io(named.path(), &["-r"], "read -P 7 0 512").expect("installed");
-    assert!(allowed.status.success(), "readers share: {}", text(&allowed));
+    soon(|| allowed(named.path(), &["-r"], "read -P 7 0 512"));
     drop(image);
 
     let shared = OpenOptions { share_rw: true, ..OpenOptions::default() };
-    let _image = RawImage::open(named.path(), &shared).expect("free");
-    let allowed = qemu_io(named.path(), &[], "write -P 9 0 512").expect("installed");
-    assert!(allowed.status.success(), "all share: {}", text(&allowed));
+    let _image = soon(|| RawImage::open(named.path(), &shared));
+    soon(|| allowed(named.path(), &[], "write -P 9 0 512"));
 }
 
 #[test]
@@ -88,10 +91,10 @@ fn we_are_refused_what_qemu_holds() {
     let shared = OpenOptions { share_rw: true, ..OpenOptions::default() };
     drop(RawImage::open(named.path(), &shared).expect("all share"));
     end(writer);
-    drop(RawImage::open(named.path(), &OpenOptions::default()).expect("free"));
+    drop(soon(|| RawImage::open(named.path(), &OpenOptions::default())));
 
     let reader = user(named.path(), &["-r"]).expect("installed");
     let options = OpenOptions { read_only: true, ..OpenOptions::default() };
-    drop(RawImage::open(named.path(), &options).expect("readers share"));
+    drop(soon(|| RawImage::open(named.path(), &options)));
     end(reader);
 }
