@@ -219,7 +219,7 @@ fn twenty_five_clients_one_after_the_other() {
     let scratch = Scratch::new();
     let (mut daemon, _) = Daemon::on_new_image(&scratch, MIB, &[]);
     serves(daemon.socket());
-    let before = daemon.vitals();
+    let before = daemon.at_rest();
     let mut last = vec![0; 4096];
     for round in 0..25 {
         let mut client = Client::connect(daemon.socket(), Wish::queues(1 + round % 4));
@@ -262,7 +262,7 @@ fn a_client_that_is_killed_leaves_a_serving_daemon() {
     let scratch = Scratch::new();
     let (mut daemon, image) = Daemon::on_new_image(&scratch, 4 * MIB, &[]);
     serves(daemon.socket());
-    let before = daemon.vitals();
+    let before = daemon.at_rest();
     for _ in 0..5 {
         fs::write(&image, vec![0; 4 << 20]).expect("the image can be cleared");
         let this = std::env::current_exe().expect("known");

@@ -101,7 +101,7 @@ pub(crate) struct Ended {
 }
 
 impl Daemon {
-    /// Starts the program on `image` with more options; returns when its socket is there.
+    /// Starts the program on `image` with more options; returns when its socket listens.
     pub(crate) fn start(scratch: &Scratch, image: &Path, options: &[&str]) -> Daemon {
         let socket = scratch.unique(".sock");
         let mut arguments = vec![
@@ -124,7 +124,7 @@ impl Daemon {
         (Daemon::start(scratch, &image, options), image)
     }
 
-    /// Runs `command`, which will listen on `socket`; returns when the socket is there.
+    /// Runs `command`, which will listen on `socket`; returns when it does.
     pub(crate) fn spawn(scratch: &Scratch, mut command: Command, socket: PathBuf) -> Daemon {
         let log = scratch.unique(".log");
         let output = File::create(&log).expect("a log can be created");
@@ -138,9 +138,9 @@ impl Daemon {
         let mut daemon = Daemon { child, socket, log };
         let ready = eventually(PATIENCE, || {
             assert!(daemon.running(), "the daemon ended: {}", daemon.said());
-            is_socket(&daemon.socket)
+            listens(&daemon.socket)
         });
-        assert!(ready, "no socket: {}", daemon.said());
+        assert!(ready, "it does not listen: {}", daemon.said());
         daemon
     }
 
@@ -203,6 +203,18 @@ impl Daemon {
         Vitals { fds, rss_kib: field("RssAnon:") + field("RssFile:"), threads }
     }
 
+    /// What it holds when nothing goes on any more: the same twice in a row.
+    pub(crate) fn at_rest(&self) -> Vitals {
+        let mut last = self.vitals();
+        let calm = eventually(PATIENCE, || {
+            thread::sleep(10 * GLANCE);
+            let before = std::mem::replace(&mut last, self.vitals());
+            before == last
+        });
+        assert!(calm, "it does not come to rest: {last:?}");
+        last
+    }
+
     /// Waits until descriptors and threads are back at `before`, and checks that memory did not
     /// grow by more than `slack_kib`.
     pub(crate) fn settles_at(&mut self, before: Vitals, slack_kib: u64) {
@@ -259,6 +271,17 @@ impl Drop for Daemon {
 /// Whether `path` is a socket.
 pub(crate) fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
+}
+
+/// Whether somebody listens at `path`, without connecting: a connection is a front-end already.
+pub(crate) fn listens(path: &Path) -> bool {
+    // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
+    let table = fs::read_to_string("/proc/net/unix").expect("this is Linux");
+    let path = path.to_str().expect("test paths are UTF-8");
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(path)
+    })
 }
 
 /// Runs the program to its end with these arguments; panics if it does not end.

@@ -4,11 +4,13 @@
 
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod disk;
 pub(crate) mod driver;
 pub(crate) mod foreign;
 pub(crate) mod model;
 pub(crate) mod peer;
 pub(crate) mod rng;
+pub(crate) mod session;
 
 /// Says something about the run that a reader of the output should know, e.g. why it proves less
 /// on this machine.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::daemon::{Ended, Scratch, eventually, finish, is_socket};
+use super::daemon::{Ended, Scratch, eventually, finish, listens};
 
 const PROGRAM: &str = "qemu-storage-daemon";
 
@@ -54,7 +54,7 @@ impl Peer {
             .spawn()
             .expect("it is installed");
         let peer = Peer { child, socket, log };
-        let ready = eventually(Duration::from_secs(20), || is_socket(&peer.socket));
+        let ready = eventually(Duration::from_secs(20), || listens(&peer.socket));
         assert!(ready, "no socket: {}", std::fs::read_to_string(&peer.log).unwrap_or_default());
         peer
     }
