@@ -1,0 +1,272 @@
+//! The life of a ring: started, disabled, stopped, moved and started again, in every order that a
+//! front-end may choose, without losing or doubling a request.
+
+use std::fs;
+
+use vhost_user_blkmq::testkit::blk::Request;
+
+use super::bench::{Bench, Plan, QUIET, Victim, share};
+use crate::common::foreign;
+use crate::common::rng::pattern;
+use crate::common::session::{Fate, request, ring_state};
+
+/// Clock ticks (10 ms) of processor time that a process has used.
+pub(crate) fn cpu_time(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it lives");
+    let rest = stat.rsplit_once(')').expect("the name is in brackets").1;
+    let field = |n: usize| rest.split_whitespace().nth(n).and_then(|f| f.parse::<u64>().ok());
+    field(11).expect("utime") + field(12).expect("stime")
+}
+
+/// Requests that were made available before the device could know of them are served without a
+/// kick: QEMU's guest may have put them there while the connection was down.
+#[test]
+fn requests_from_before_the_start_are_served() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = Bench::prepare(victim.daemon.socket(), Plan::default());
+    bench.announce_queue(0);
+    let bytes = pattern(5, 512);
+    bench.queue(0).blk.add(&Request::write(7, &bytes)).expect("room");
+    bench.queue(0).blk.publish();
+    bench.wire_queue(0);
+    bench.enable_queue(0, true);
+    assert_eq!(bench.queue(0).wait().status, 0);
+    assert!(bench.queue(0).ask(&Request::read(7, 512)).data == bytes);
+    drop(bench);
+    victim.unharmed("requests from before the start");
+    victim.daemon.stop();
+}
+
+#[test]
+fn a_disabled_ring_waits_and_loses_nothing() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::default());
+    bench.queue(0).serves(1);
+    bench.enable_queue(0, false);
+    for sector in 0..8 {
+        let request = Request::write(sector, &pattern(sector, 512));
+        bench.queue(0).blk.add(&request).expect("room");
+    }
+    bench.queue(0).publish();
+    bench.queue(0).ring_doorbell();
+    bench.queue(1).serves(500);
+    std::thread::sleep(QUIET);
+    assert!(bench.queue(0).blk.poll().is_none(), "a disabled ring is not served");
+    bench.enable_queue(0, true);
+    for _ in 0..8 {
+        assert_eq!(bench.queue(0).wait().status, 0);
+    }
+    for sector in 0..8 {
+        assert!(bench.queue(0).ask(&Request::read(sector, 512)).data == pattern(sector, 512));
+    }
+    drop(bench);
+    victim.unharmed("a disabled ring");
+    victim.daemon.stop();
+}
+
+#[test]
+fn a_kick_before_the_addresses_harms_nobody() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = Bench::prepare(victim.daemon.socket(), Plan::default());
+    bench.wire_queue(0);
+    bench.queue(0).ring_doorbell();
+    bench.enable_queue(0, true);
+    bench.queue(0).ring_doorbell();
+    bench.announce_queue(0);
+    bench.queue(0).serves(1);
+    drop(bench);
+    victim.unharmed("a kick before the addresses");
+    victim.daemon.stop();
+}
+
+#[test]
+fn the_position_of_a_stopped_ring_is_the_one_it_was_given() {
+    let mut victim = Victim::new(&[]);
+    let mut session = victim.session();
+    for position in [0u16, 1, 0x8000, 0xffff] {
+        session.must(request::SET_VRING_BASE, &ring_state(3, u32::from(position)), &[]);
+        for _ in 0..2 {
+            let reply = session.ask(request::GET_VRING_BASE, &ring_state(3, 0)).expect("answer");
+            assert_eq!(reply.payload, ring_state(3, u32::from(position)));
+        }
+    }
+    drop(session);
+    victim.unharmed("positions of stopped rings");
+    victim.daemon.stop();
+}
+
+/// Indexes wrap at 65536; rings start anywhere.
+#[test]
+fn rings_start_anywhere_and_wrap() {
+    let mut victim = Victim::new(&[]);
+    for plan in [Plan::default(), Plan::event_idx()] {
+        let mut bench = victim.bench(Plan { base: 0xffe0, queues: 1, ..plan });
+        for key in 0..40 {
+            bench.queue(0).serves(key);
+        }
+        let wrapped = 0xffe0u16.wrapping_add(80);
+        assert_eq!(bench.stop_queue(0), wrapped);
+        drop(bench);
+    }
+    victim.unharmed("rings that wrap");
+    victim.daemon.stop();
+}
+
+/// Stop and start at the position that came back, many times, with requests waiting each time.
+#[test]
+fn stop_and_cont_lose_nothing() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::event_idx());
+    let mut sent = 0u64;
+    let mut back = 0u64;
+    for _ in 0..30 {
+        for _ in 0..6 {
+            let request = Request::write(sent % 512, &pattern(sent, 512));
+            bench.queue(0).blk.add(&request).expect("room");
+            sent += 1;
+        }
+        bench.queue(0).publish();
+        let position = bench.stop_queue(0);
+        let used = bench.queue(0).blk.driver().ring().used_idx();
+        assert_eq!(position, used, "everything that was fetched is answered");
+        while let Some(done) = bench.queue(0).blk.poll() {
+            assert_eq!(done.status, 0);
+            back += 1;
+        }
+        assert_eq!(u64::from(position), back & 0xffff, "nothing twice, nothing lost");
+        bench.session.must(request::SET_VRING_BASE, &ring_state(0, u32::from(position)), &[]);
+        bench.wire_queue(0);
+    }
+    while back < sent {
+        assert_eq!(bench.queue(0).wait().status, 0);
+        back += 1;
+    }
+    for sector in 0..sent {
+        assert!(bench.queue(0).ask(&Request::read(sector, 512)).data == pattern(sector, 512));
+    }
+    drop(bench);
+    victim.unharmed("stop and cont");
+    victim.daemon.stop();
+}
+
+#[test]
+fn the_memory_table_may_be_sent_again_under_load() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::default());
+    for round in 0..20u64 {
+        for i in 0..8 {
+            let request = Request::write(i, &pattern(round ^ i, 512));
+            bench.queue(0).blk.add(&request).expect("room");
+        }
+        bench.queue(0).publish();
+        let Bench { session, memory, .. } = &mut bench;
+        assert_eq!(share(session, memory), Fate::Accepted, "the same table");
+        let extra = vhost_user_blkmq::testkit::TestMemory::with_regions(&[(1 << 40, 65536)]);
+        let words = super::bench::words(&extra)[0];
+        let file = extra.file();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let payload = crate::common::session::mem_region(words);
+        session.must(request::ADD_MEM_REG, &payload, &[fd]);
+        session.must(request::REM_MEM_REG, &payload, &[]);
+        for _ in 0..8 {
+            assert_eq!(bench.queue(0).wait().status, 0, "round {round}");
+        }
+        bench.queue(1).serves(round);
+    }
+    drop(bench);
+    victim.unharmed("memory tables under load");
+    victim.daemon.stop();
+}
+
+#[test]
+fn the_call_descriptor_may_change_under_load() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::default());
+    for round in 0..50u64 {
+        let Bench { session, queues, .. } = &mut bench;
+        let other = vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd");
+        let old = std::mem::replace(&mut queues[0].call, other);
+        for i in 0..4 {
+            queues[0].blk.add(&Request::write(i, &pattern(round, 512))).expect("room");
+        }
+        queues[0].publish();
+        assert_eq!(
+            session.ring_fd(request::SET_VRING_CALL, 0, Some(&queues[0].call)),
+            Fate::Accepted
+        );
+        // Up to the acknowledgement either may ring; from then on only the new one.
+        for _ in 0..4 {
+            if !foreign::readable(std::os::fd::AsRawFd::as_raw_fd(&old), std::time::Duration::ZERO)
+            {
+                break;
+            }
+            old.read().expect("readable");
+        }
+        let mut left = 4;
+        while left > 0 {
+            if queues[0].blk.poll().is_some() {
+                left -= 1;
+            }
+        }
+        queues[0].serves(round);
+    }
+    drop(bench);
+    victim.unharmed("changing call descriptors");
+    victim.daemon.stop();
+}
+
+/// A reset in the middle: the device forgets the rings, and they can be set up again.
+#[test]
+fn a_device_reset_under_load() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::default());
+    for round in 0..10u64 {
+        for i in 0..16 {
+            bench.queue(0).blk.add(&Request::write(i, &pattern(round, 512))).expect("room");
+        }
+        bench.queue(0).publish();
+        bench.session.must(request::RESET_DEVICE, &[], &[]);
+        let used = bench.queue(0).blk.driver().ring().used_idx();
+        std::thread::sleep(QUIET / 3);
+        assert_eq!(used, bench.queue(0).blk.driver().ring().used_idx(), "after the answer: rest");
+        for q in 0..2 {
+            bench.renew_queue(q, 0);
+            bench.start_queue(q);
+            bench.queue(q).serves(round);
+        }
+    }
+    drop(bench);
+    victim.unharmed("device resets");
+    victim.daemon.stop();
+}
+
+/// The front-end closes the connection while everything runs; the next one finds nothing of it.
+#[test]
+fn a_connection_that_ends_under_load() {
+    let mut victim = Victim::new(&[]);
+    for round in 0..20u64 {
+        let mut bench = victim.bench(Plan { size: 256, ..Plan::default() });
+        for q in 0..2 {
+            for i in 0..64 {
+                let request = Request::write(i * 16, &pattern(round, 8192));
+                bench.queue(q).blk.add(&request).expect("room");
+            }
+            bench.queue(q).publish();
+        }
+    }
+    victim.unharmed("connections that end under load");
+    victim.daemon.stop();
+}
+
+#[test]
+fn an_idle_daemon_uses_no_processor_time() {
+    let victim = Victim::new(&[]);
+    let mut bench = victim.bench(Plan::event_idx());
+    bench.queue(0).serves(1);
+    bench.queue(1).serves(1);
+    std::thread::sleep(QUIET * 3);
+    let before = cpu_time(victim.daemon.pid());
+    std::thread::sleep(QUIET * 15);
+    let spent = cpu_time(victim.daemon.pid()) - before;
+    assert!(spent <= 2, "{spent} ticks of 10 ms in 450 ms of rest");
+}
