@@ -1,0 +1,229 @@
+//! What guests do with a disk: file systems, discards, zeroes, cache modes, block sizes.
+
+use super::guest::Session;
+use super::guest::daemon::Daemon;
+use super::guest::disk::{Disk, MIB, noise};
+use super::guest::fio::Fio;
+use super::guest::vm::{Guest, Vm};
+
+/// Allocation that a file system of the host may add to an image for its own use.
+const SLACK: u64 = MIB;
+
+/// Makes a file system, fills it, checks it, reads it back after a fresh mount, trims it.
+fn file_system_lives(name: &'static str, make: &str, check: &str, kind: &str) {
+    let session = Session::start(name);
+    let disk = Disk::sparse(session.file("disk"), 400);
+    let daemon = Daemon::start(&session, "daemon", &disk, &[]);
+    let mut vm = Guest::new(&session, "guest", 2).disk(&daemon, 2).start();
+
+    vm.work(&format!("{make} /dev/vda"));
+    vm.work(&format!("modprobe {kind} 2>/dev/null || true; mount -t {kind} /dev/vda /mnt"));
+    // Files of many sizes until it is full, with their checksums in memory.
+    vm.work(
+        "cd /mnt; head -c 20000000 /dev/urandom >/tmp/seed; n=0
+         while cp /tmp/seed big.$n 2>/dev/null; do n=$((n+1)); done; rm -f big.$n
+         mkdir small; for n in $(seq 300); do echo \"file $n\" >small/$n 2>/dev/null || break; done
+         sync; find . -type f -exec sha256sum {} + >/tmp/sums; wc -l </tmp/sums; cd /; umount /mnt",
+    );
+    vm.work(&format!("{check} /dev/vda"));
+    let full = disk.allocated();
+    assert!(full > 250 * MIB, "the image holds the files: {full}");
+    vm.work(&format!("mount -t {kind} /dev/vda /mnt; cd /mnt; sha256sum -c /tmp/sums | grep -vc ': OK$' || true"));
+    let wrong = vm.work("cd /mnt; sha256sum -c /tmp/sums 2>&1 | grep -v ': OK$' || true");
+    assert_eq!(wrong, "", "files differ after a fresh mount");
+    let files = vm.sh("wc -l </tmp/sums");
+
+    vm.work("cd /mnt; rm -rf big.* small; sync; fstrim /mnt; cd /; umount /mnt");
+    let trimmed = disk.allocated();
+    assert!(trimmed < full / 2, "fstrim gives space back: {full} -> {trimmed}");
+    vm.work(&format!("{check} /dev/vda"));
+    vm.assert_kernel_is_content();
+    vm.quit();
+    daemon.finish();
+    session.proved(&format!(
+        "{kind} was made, filled with {files} files, checked clean, read back by checksum after a fresh mount; \
+         rm and fstrim took the image from {} to {} MiB on the host",
+        full / MIB,
+        trimmed / MIB
+    ));
+}
+
+#[test]
+fn ext4_is_made_filled_checked_and_trimmed() {
+    file_system_lives("ext4_is_made_filled_checked_and_trimmed", "mkfs.ext4 -q -F", "e2fsck -f -n", "ext4");
+}
+
+#[test]
+fn xfs_is_made_filled_checked_and_trimmed() {
+    file_system_lives("xfs_is_made_filled_checked_and_trimmed", "mkfs.xfs -q -f", "xfs_repair -n", "xfs");
+}
+
+/// The guest's SHA-256 of a range of whole mebibytes of /dev/vda, read past its page cache.
+fn guest_sha256(vm: &mut Vm, skip: u64, count: u64) -> String {
+    vm.work(&format!("dd if=/dev/vda bs=1M iflag=direct skip={skip} count={count} 2>/dev/null | sha256sum | cut -d ' ' -f 1"))
+}
+
+#[test]
+fn discard_and_write_zeroes_reach_the_image() {
+    let session = Session::start("discard_and_write_zeroes_reach_the_image");
+    let disk = Disk::sparse(session.file("disk"), 128);
+    disk.write(0, &noise(7, 128 * MIB as usize));
+    let daemon = Daemon::start(&session, "daemon", &disk, &[]);
+    let mut vm = Guest::new(&session, "guest", 2).disk(&daemon, 2).start();
+    let full = disk.allocated();
+    assert!(full >= 128 * MIB);
+
+    // Three disjoint ranges, each operation in the middle of data.
+    vm.work("blkdiscard --offset 16M --length 16M /dev/vda");
+    let discarded = disk.allocated();
+    assert!(discarded + 16 * MIB <= full + SLACK, "blkdiscard: {full} -> {discarded}");
+
+    vm.work("blkdiscard --zeroout --offset 48M --length 16M /dev/vda");
+    let zeroed = disk.allocated();
+    assert!(zeroed + SLACK >= discarded, "zeroes without UNMAP keep the space: {discarded} -> {zeroed}");
+
+    vm.work("fallocate --punch-hole --offset 80M --length 16M /dev/vda");
+    let punched = disk.allocated();
+    assert!(punched + 16 * MIB <= zeroed + SLACK, "zeroes with UNMAP: {zeroed} -> {punched}");
+
+    let nothing = vec![0; 16 * MIB as usize];
+    for begin in [16, 48, 80] {
+        assert_eq!(disk.read(begin * MIB, 16 * MIB as usize), nothing, "zeroes at {begin} MiB on the host");
+    }
+    for (begin, length) in [(0, 16), (32, 16), (64, 16), (96, 32)] {
+        let kept = noise(7, 128 * MIB as usize);
+        let range = (begin * MIB) as usize..((begin + length) * MIB) as usize;
+        assert!(disk.read(begin * MIB, (length * MIB) as usize) == kept[range], "data at {begin} MiB was touched");
+    }
+    assert_eq!(guest_sha256(&mut vm, 0, 128), disk.sha256(0, 128 * MIB), "the guest reads what the host reads");
+
+    // Small ones that begin and end anywhere, between writes that are verified.
+    let trims = Fio::verify("/dev/vda", 2, 8).pattern("randtrimwrite").block("4k");
+    vm.fio(&trims);
+    vm.fio(&Fio::verify("/dev/vda", 2, 8));
+    vm.work("blkdiscard /dev/vda");
+    let empty = disk.allocated();
+    assert!(empty <= SLACK, "a discard of the whole disk leaves nothing: {empty}");
+    assert_eq!(disk.sha256(0, 128 * MIB), guest_sha256(&mut vm, 0, 128));
+    vm.assert_kernel_is_content();
+    vm.quit();
+    daemon.finish();
+    session.proved(&format!(
+        "blkdiscard took the image from {} to {} MiB, write-zeroes kept it at {}, with UNMAP {}, whole-disk discard {}; \
+         all three ranges read as zeroes and their neighbours are untouched",
+        full / MIB,
+        discarded / MIB,
+        zeroed / MIB,
+        punched / MIB,
+        empty / MIB
+    ));
+}
+
+#[test]
+fn a_read_only_disk_is_readable_and_nothing_else() {
+    let session = Session::start("a_read_only_disk_is_readable_and_nothing_else");
+    let disk = Disk::sparse(session.file("disk"), 32);
+    disk.write(0, &noise(11, 32 * MIB as usize));
+    let before = disk.sha256(0, 32 * MIB);
+    let daemon = Daemon::start(&session, "daemon", &disk, &["--read-only"]);
+    let mut vm = Guest::new(&session, "guest", 2).disk(&daemon, 2).start();
+
+    assert_eq!(vm.sh("blockdev --getro /dev/vda; cat /sys/block/vda/ro"), "1\n1");
+    assert_eq!(guest_sha256(&mut vm, 0, 32), before, "the contents in the guest");
+    // blockdev --setrw makes the kernel forget what the device said, so these reach the device.
+    for attempt in [
+        "dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct",
+        "blockdev --setrw /dev/vda; dd if=/dev/zero of=/dev/vda bs=4k count=1 oflag=direct",
+        "blkdiscard /dev/vda",
+        "blkdiscard -z -l 1M /dev/vda",
+    ] {
+        let done = vm.agent.attempt(attempt, super::guest::vm::SOON);
+        assert_ne!(done.status, 0, "it worked: {attempt}");
+    }
+    let read = Fio::verify("/dev/vda", 2, 16).pattern("randread").with("verify=0");
+    let report = vm.fio(&read);
+    assert_eq!((report.reads, report.writes), (2 * 16 * MIB / 4096, 0));
+    vm.quit();
+    daemon.finish();
+    assert_eq!(disk.sha256(0, 32 * MIB), before, "the image changed");
+    session.proved(&format!(
+        "the guest sees a read-only disk, read all of it ({} random reads), and no write, discard or zeroing got through",
+        report.reads
+    ));
+}
+
+/// Flushes that the guest's kernel has sent to /dev/vda.
+fn flushes(vm: &mut Vm) -> u64 {
+    vm.sh("awk '{ print $16 }' /sys/block/vda/stat").parse().expect("a count")
+}
+
+#[test]
+fn the_write_cache_is_toggled_by_the_guest() {
+    let session = Session::start("the_write_cache_is_toggled_by_the_guest");
+    let disk = Disk::sparse(session.file("disk"), 64);
+    let daemon = Daemon::start(&session, "daemon", &disk, &["--cache=writeback"]);
+    let mut vm = Guest::new(&session, "guest", 2).disk(&daemon, 2).start();
+    let synced = Fio::verify("/dev/vda", 2, 1).with("fsync=8");
+    let cache = "cat /sys/block/vda/cache_type /sys/block/vda/queue/write_cache";
+
+    let mut told = Vec::new();
+    for mode in ["write back", "write through", "write back", "write through"] {
+        vm.sh(&format!("echo '{mode}' >/sys/block/vda/cache_type"));
+        assert_eq!(vm.sh(cache), format!("{mode}\n{mode}"), "what the guest reads back");
+        let before = flushes(&mut vm);
+        vm.fio(&synced);
+        let sent = flushes(&mut vm) - before;
+        match mode {
+            "write back" => assert!(sent > 0, "fsync sent no flush though there is a cache"),
+            _ => assert_eq!(sent, 0, "flushes though there is no cache to flush"),
+        }
+        told.push(sent);
+    }
+    // The device keeps what it was told: a driver that starts anew reads it from the device.
+    vm.sh("modprobe -r virtio_blk; modprobe virtio_blk; while [ ! -b /dev/vda ]; do sleep 0.02; done");
+    assert_eq!(vm.sh("cat /sys/block/vda/cache_type"), "write through", "after the driver was loaded again");
+    vm.fio(&synced);
+    vm.assert_kernel_is_content();
+    vm.quit();
+    daemon.finish();
+    session.proved(&format!(
+        "the guest switched the write cache back and forth under verified writes with fsync; flushes it sent: {told:?}"
+    ));
+}
+
+/// One guest, two daemons, a disk of each logical block size.
+#[test]
+fn logical_blocks_of_512_and_4096_bytes() {
+    let session = Session::start("logical_blocks_of_512_and_4096_bytes");
+    let disks = [Disk::sparse(session.file("a"), 64), Disk::sparse(session.file("b"), 64)];
+    let small = Daemon::start(&session, "small", &disks[0], &["--logical-block-size=512"]);
+    let large = Daemon::start(&session, "large", &disks[1], &["--logical-block-size=4096"]);
+    // QEMU takes the block size of its own property, not the device's, if that is given; so it is not.
+    let guest = Guest::new(&session, "guest", 2);
+    let mut vm = guest.disk(&small, 2).disk(&large, 2).start();
+
+    assert_eq!(vm.sh("blockdev --getss /dev/vda; blockdev --getss /dev/vdb"), "512\n4096");
+    let size = (64 * MIB).to_string();
+    assert_eq!(vm.sh("blockdev --getsize64 /dev/vda; blockdev --getsize64 /dev/vdb"), format!("{size}\n{size}"));
+    let fine = vm.fio(&Fio::verify("/dev/vda", 2, 2).block("512-16k"));
+    let coarse = vm.fio(&Fio::verify("/dev/vdb", 2, 8).block("4k-64k"));
+    // On the disk with large blocks the kernel itself refuses less.
+    let refused = vm.agent.attempt("dd if=/dev/vdb of=/dev/null bs=512 count=1 iflag=direct", super::guest::vm::SOON);
+    assert_ne!(refused.status, 0, "{}", refused.output);
+    for (disk, make) in [("vda", "mkfs.ext4 -q -F -b 1024"), ("vdb", "mkfs.ext4 -q -F")] {
+        vm.work(&format!(
+            "{make} /dev/{disk}; mount -t ext4 /dev/{disk} /mnt; head -c 5000001 /dev/urandom >/mnt/file
+             sha256sum </mnt/file >/tmp/sum; umount /mnt; e2fsck -f -n /dev/{disk}
+             mount -t ext4 /dev/{disk} /mnt; sha256sum </mnt/file | cmp - /tmp/sum; umount /mnt"
+        ));
+    }
+    vm.assert_kernel_is_content();
+    vm.quit();
+    small.finish();
+    large.finish();
+    session.proved(&format!(
+        "disks of 512 and 4096 byte blocks in one guest: {} writes of 512 bytes to 16 KiB and {} of 4 to 64 KiB \
+         verified, and ext4 lives on both",
+        fine.writes, coarse.writes
+    ));
+}
