@@ -343,6 +343,10 @@ impl Drop for Ring {
             for kept in self.held.drain(..) {
                 std::mem::forget(kept);
             }
+        } else if !self.table.is_empty() {
+            // Closing the ring would let go of the files some time later, and with them of the
+            // image locks. Polls do not use the table, so nothing has to be waited for.
+            let _ = self.io.submitter().unregister_files();
         }
         self.gate.close();
     }
