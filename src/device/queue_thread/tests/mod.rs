@@ -4,4 +4,5 @@
 mod faults;
 mod hostile;
 mod invariants;
+mod warm;
 mod world;

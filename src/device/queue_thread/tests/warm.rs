@@ -1,0 +1,149 @@
+//! A warm sweep allocates nothing, whatever the guest sends (L8, `blkmq`'s law of no allocation).
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::blkmq::{FlushGate, FlushPolicy};
+use crate::block::{Nanos, QueueId};
+use crate::device::config_space::ConfigSpace;
+use crate::device::mailbox::{DiskId, QueueStart, mailbox};
+use crate::device::queue_thread::QueueThread;
+use crate::device::{Disk, MAX_QUEUES};
+use crate::image::{Image, OpenOptions, open};
+use crate::sys::uring::Ring;
+use crate::testkit::TestMemory;
+use crate::testkit::alloc::allocations;
+use crate::testkit::blk::{BlkDriver, Framing, Request};
+use crate::testkit::driver::{Driver, Layout};
+
+/// A file of noise, served with direct I/O through a real ring.
+fn raw_image() -> (tempfile::NamedTempFile, Arc<dyn Image>) {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.as_file().set_len(1 << 20).expect("room for a megabyte");
+    let path = file.path().to_str().expect("a plain name");
+    let image = open(path, &OpenOptions::default()).expect("the file can be served");
+    (file, image)
+}
+
+fn null_image() -> Arc<dyn Image> {
+    open("null:1M", &OpenOptions::default()).expect("null needs nothing")
+}
+
+/// Every kind of request, good and bad, short and long.
+fn requests() -> Vec<(Request, Layout, u32)> {
+    let mut all = Vec::new();
+    for layout in [Layout::Direct, Layout::Indirect] {
+        for (request, piece) in [
+            (Request::read(0, 4096), 4096),
+            (Request::write(8, &[7; 8192]), 8192),
+            (Request::read(16, 16 * 512), 512),
+            (Request::read(1, 513 * 512), 1 << 20),
+            (Request::flush(), 512),
+            (Request::get_id(20), 512),
+            (Request::discard(&[(0, 8, 0), (16, 8, 0), (64, 8, 0)]), 512),
+            (Request::write_zeroes(&[(32, 8, 1), (40, 16, 0)]), 512),
+            (Request::new(99, 0), 512),
+            (Request::read(1 << 55, 512), 512),
+        ] {
+            all.push((request, layout, piece));
+        }
+    }
+    all
+}
+
+struct Bench {
+    thread: QueueThread,
+    guests: Vec<BlkDriver>,
+    now: u64,
+}
+
+impl Bench {
+    fn new(image: Arc<dyn Image>, queues: u16) -> Bench {
+        let (mailbox, inbox) = mailbox().expect("an eventfd");
+        let ring = Ring::new(64).expect("io_uring works on the test machine");
+        let mut thread = QueueThread::new(0, ring, inbox).expect("the mailbox can be watched");
+        let policy = FlushPolicy { exclusive: true, noop: image.traits().flush_is_noop };
+        let disk = Arc::new(Disk {
+            id: DiskId(0),
+            config: ConfigSpace::new(&image.geometry(), &image.traits(), MAX_QUEUES),
+            image,
+            serial: *b"a serial of 20 chars",
+            writeback: AtomicBool::new(true),
+            flush: Arc::new(FlushGate::new(1, policy)),
+            bells: vec![mailbox.bell()],
+            unmap: true,
+        });
+        let memory = Arc::new(TestMemory::new(16 << 20));
+        let mut guests = Vec::new();
+        for queue in 0..queues {
+            let driver = Driver::new(&memory, 128, queue % 2 == 0, true);
+            let start = QueueStart {
+                queue: QueueId(queue),
+                ring: driver.setup(),
+                memory: Arc::clone(memory.memory()),
+                kick: None,
+                call: None,
+                err: None,
+                features: disk.config.features(),
+                disk: Arc::clone(&disk),
+            };
+            thread.start(start).expect("the queue can run");
+            guests.push(BlkDriver::new(driver));
+        }
+        Bench { thread, guests, now: 0 }
+    }
+
+    /// Sends every request on every queue; the allocations that serving them took.
+    fn round(&mut self) -> u64 {
+        let all = requests();
+        for guest in &mut self.guests {
+            for (request, layout, piece) in &all {
+                let framing = Framing::pieces(request, *piece, *layout);
+                guest.add_framed(request, &framing).expect("room");
+            }
+            guest.publish();
+        }
+        for queue in self.thread.queues.iter_mut().flatten() {
+            queue.active = true;
+        }
+        let (mut taken, mut answered) = (0, 0);
+        let expected = all.len() * self.guests.len();
+        while answered < expected {
+            self.now += 1000;
+            let now = Nanos(self.now);
+            let mut may_sleep = false;
+            taken += allocations(|| may_sleep = self.thread.iterate(now));
+            for guest in &mut self.guests {
+                answered += std::iter::from_fn(|| guest.poll()).count();
+            }
+            // With everything answered nothing would ever wake us.
+            let wait = may_sleep && answered < expected;
+            let ring = &mut self.thread.ring;
+            taken += allocations(|| {
+                let entered = if wait { ring.submit_and_wait(None) } else { ring.submit() };
+                entered.expect("the ring works");
+            });
+        }
+        taken
+    }
+}
+
+fn a_warm_bench_allocates_nothing(image: Arc<dyn Image>) {
+    let mut bench = Bench::new(image, 3);
+    for _ in 0..3 {
+        bench.round();
+    }
+    let taken: u64 = (0..20).map(|_| bench.round()).sum();
+    assert_eq!(taken, 0);
+}
+
+#[test]
+fn a_warm_sweep_on_the_null_image_allocates_nothing() {
+    a_warm_bench_allocates_nothing(null_image());
+}
+
+#[test]
+fn a_warm_sweep_on_a_file_allocates_nothing() {
+    let (_file, image) = raw_image();
+    a_warm_bench_allocates_nothing(image);
+}
