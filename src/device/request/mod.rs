@@ -372,4 +372,8 @@ const fn class_of(ioprio: u32) -> Class {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;

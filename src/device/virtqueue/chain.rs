@@ -348,3 +348,6 @@ fn read_scattered(memory: &GuestMemory, d: Descriptor, index: u16) -> Option<Des
     });
     read.ok().map(|()| Descriptor::from_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests;

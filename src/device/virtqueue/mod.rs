@@ -265,4 +265,6 @@ const fn need_event(event: u16, new: u16, old: u16) -> bool {
 #[cfg(test)]
 mod differential;
 #[cfg(test)]
+mod races;
+#[cfg(test)]
 mod tests;
