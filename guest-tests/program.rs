@@ -137,7 +137,7 @@ fn contradictions_and_gaps_are_refused() {
 fn unusable_images_are_refused() {
     let scratch = Scratch::new();
     let missing = scratch.path("missing.img");
-    refused_image(&scratch, &missing, &[], &["missing.img", "No such file"]);
+    refused_image(&scratch, &missing, &[], &["missing.img", "no such file"]);
     let empty = scratch.image(0);
     refused_image(&scratch, &empty, &[], &[&empty.display().to_string()]);
     let directory = scratch.path("directory");

@@ -232,12 +232,18 @@ impl Bench {
     pub(crate) fn prepare(socket: &Path, plan: Plan) -> Bench {
         let mut session = Session::connect(socket);
         session.negotiate();
-        let features = session.features() & (plan.features | PROTOCOL_FEATURES);
-        session.must(request::SET_FEATURES, &features.to_le_bytes(), &[]);
         let memory = Arc::new(TestMemory::new(MEMORY));
         assert_eq!(share(&mut session, &memory), Fate::Accepted, "the memory table");
         let queues = (0..plan.queues).map(|_| Queue::new(&memory, plan)).collect();
-        Bench { session, memory, queues, plan }
+        let mut bench = Bench { session, memory, queues, plan };
+        bench.accept_features();
+        bench
+    }
+
+    /// SET_FEATURES: what the plan wants and the device offers.
+    pub(crate) fn accept_features(&mut self) {
+        let features = self.session.features() & (self.plan.features | PROTOCOL_FEATURES);
+        self.session.must(request::SET_FEATURES, &features.to_le_bytes(), &[]);
     }
 
     /// Ring `index` as a queue.

@@ -560,7 +560,8 @@ fn a_head_that_is_in_flight_is_not_available() {
     let mut bench = victim.bench(Plan::default());
     let mut hand = Hand { bench: &mut bench, status: None };
     let data = hand.buffer(1 << 20);
-    hand.with_data(OUT, 0, (data, 1 << 20, 0));
+    // Where nobody else writes: it may be carried out before the ring is found broken.
+    hand.with_data(OUT, 4096, (data, 1 << 20, 0));
     hand.push(BASE);
     bench.queue(0).publish();
     // The device sees both entries in one sweep, before it can have written a mebibyte.

@@ -85,10 +85,12 @@ fn send_all(options: &[&str], cases: &[Case]) {
         assert_eq!(share(&mut session, &memory), Fate::Accepted);
         let mut wire = Wire { session, memory };
         let fate = (case.make)(&mut wire);
-        assert_eq!(fate, case.fate, "{}", case.name);
-        if fate == Fate::Ended {
-            assert!(wire.session.ended(), "{}: nothing follows", case.name);
+        if case.fate == Fate::Ended {
+            // The library may still say no before it gives up.
+            assert_ne!(fate, Fate::Accepted, "{}", case.name);
+            assert!(wire.session.ended(), "{}: the session ends", case.name);
         } else {
+            assert_eq!(fate, case.fate, "{}", case.name);
             assert!(wire.session.number(request::GET_QUEUE_NUM) > 0, "{}: it goes on", case.name);
         }
         drop(wire);
@@ -203,7 +205,7 @@ fn memory_tables_that_cannot_be() {
             refused("a region that starts behind the end of its file", |w| {
                 w.table(&[region(GPA, 4096, MEMORY)])
             }),
-            refused("a region whose end in the file overflows", |w| {
+            ends("a region whose end in the file overflows", |w| {
                 w.table(&[region(GPA, 4096, u64::MAX - 4095)])
             }),
             refused("regions that overlap for the guest", |w| {
