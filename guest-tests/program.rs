@@ -354,6 +354,39 @@ fn a_second_front_end_is_served_after_the_first() {
 }
 
 #[test]
+fn a_front_end_waits_for_the_one_before_it() {
+    let scratch = Scratch::new();
+    let (daemon, _) = Daemon::on_new_image(&scratch, MIB, &[]);
+    let mut first = Client::connect(daemon.socket(), Wish::default());
+    assert_eq!(first.write(0, 0, &[7; 512]), Ok(()));
+    let socket = daemon.socket().to_owned();
+    let second = std::thread::spawn(move || {
+        let mut second = Client::connect(&socket, Wish::default());
+        second.read(0, 0, 512)
+    });
+    for _ in 0..100 {
+        assert_eq!(first.write(0, 0, &[8; 512]), Ok(()), "the first one is served on");
+    }
+    assert_eq!(first.write(0, 0, &[9; 512]), Ok(()));
+    drop(first);
+    assert_eq!(second.join().expect("it is served"), Ok(vec![9; 512]));
+    daemon.stop();
+}
+
+#[test]
+fn it_ends_although_a_front_end_is_in_the_middle_of_a_message() {
+    let scratch = Scratch::new();
+    let (mut daemon, _) = Daemon::on_new_image(&scratch, MIB, &[]);
+    let session = common::session::Session::connect(daemon.socket());
+    let header = common::session::header(common::session::request::SET_FEATURES, 1, 8);
+    assert!(session.send_raw(&header[..7], &[]));
+    let begin = Instant::now();
+    daemon.signal(libc::SIGTERM);
+    let status = daemon.wait(PATIENCE).expect("it ends");
+    assert!(status.success() && begin.elapsed() < SECOND, "{status} after {:?}", begin.elapsed());
+}
+
+#[test]
 fn the_queue_limits_are_what_the_options_say() {
     let scratch = Scratch::new();
     let (daemon, _) = Daemon::on_new_image(&scratch, MIB, &["--num-queues=3"]);

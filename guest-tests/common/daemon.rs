@@ -78,7 +78,7 @@ pub(crate) struct Vitals {
     pub(crate) fds: usize,
     /// Private and file-backed resident memory, without guest memory shared with us (KiB).
     pub(crate) rss_kib: u64,
-    /// Threads.
+    /// Threads that it made.
     pub(crate) threads: usize,
 }
 
@@ -190,7 +190,9 @@ impl Daemon {
     pub(crate) fn vitals(&self) -> Vitals {
         let proc = PathBuf::from(format!("/proc/{}", self.pid()));
         let fds = fs::read_dir(proc.join("fd")).expect("the daemon lives").count();
-        let threads = fs::read_dir(proc.join("task")).expect("the daemon lives").count();
+        // The kernel's own helpers of an io_uring come and go as it likes.
+        let ours = |(_, name): &(u32, String)| !name.starts_with("iou-");
+        let threads = self.threads().into_iter().filter(ours).count();
         let status = fs::read_to_string(proc.join("status")).expect("the daemon lives");
         let field = |name: &str| {
             status

@@ -36,7 +36,7 @@ pub(crate) const QUIET: Duration = Duration::from_millis(30);
 pub(crate) struct Victim {
     pub(crate) daemon: Daemon,
     before: Vitals,
-    _scratch: Scratch,
+    pub(crate) scratch: Scratch,
 }
 
 impl Victim {
@@ -50,7 +50,7 @@ impl Victim {
             drop(Bench::start(daemon.socket(), Plan::default()));
         }
         let before = daemon.at_rest();
-        Victim { daemon, before, _scratch: scratch }
+        Victim { daemon, before, scratch }
     }
 
     /// A front-end at this daemon.
@@ -230,10 +230,17 @@ impl Bench {
 
     /// Connects, negotiates and shares memory; the rings are laid out and not announced.
     pub(crate) fn prepare(socket: &Path, plan: Plan) -> Bench {
+        let mut bench = Bench::negotiated(socket, plan);
+        let Bench { session, memory, .. } = &mut bench;
+        assert_eq!(share(session, memory), Fate::Accepted, "the memory table");
+        bench
+    }
+
+    /// Connects and negotiates; memory and rings are laid out and not announced.
+    pub(crate) fn negotiated(socket: &Path, plan: Plan) -> Bench {
         let mut session = Session::connect(socket);
         session.negotiate();
         let memory = Arc::new(TestMemory::new(MEMORY));
-        assert_eq!(share(&mut session, &memory), Fate::Accepted, "the memory table");
         let queues = (0..plan.queues).map(|_| Queue::new(&memory, plan)).collect();
         let mut bench = Bench { session, memory, queues, plan };
         bench.accept_features();

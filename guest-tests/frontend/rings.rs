@@ -261,6 +261,108 @@ fn a_connection_that_ends_under_load() {
     victim.daemon.stop();
 }
 
+/// Whatever comes first and whatever last: once everything was said, the ring runs. Only the word
+/// that turns it on is the last one, as in every front-end.
+#[test]
+fn every_order_of_the_set_up_messages() {
+    let seed = crate::common::rng::seed();
+    let mut rng = crate::common::rng::Rng::new(seed);
+    let mut victim = Victim::new(&[]);
+    for _ in 0..40 {
+        let mut order = ["memory", "NUM", "BASE", "ADDR", "KICK", "CALL"];
+        for i in (1..order.len()).rev() {
+            order.swap(i, rng.index(i + 1));
+        }
+        let mut bench = Bench::negotiated(victim.daemon.socket(), Plan::event_idx());
+        for step in order {
+            match step {
+                "memory" => {
+                    let Bench { session, memory, .. } = &mut bench;
+                    assert_eq!(share(session, memory), Fate::Accepted, "{order:?}");
+                }
+                "NUM" => bench.session.must(request::SET_VRING_NUM, &ring_state(0, 64), &[]),
+                "BASE" => bench.session.must(request::SET_VRING_BASE, &ring_state(0, 0), &[]),
+                "ADDR" => bench.announce_addresses(0),
+                _ => {
+                    let Bench { session, queues, .. } = &mut bench;
+                    let (what, fd) = match step {
+                        "KICK" => (request::SET_VRING_KICK, &queues[0].kick),
+                        _ => (request::SET_VRING_CALL, &queues[0].call),
+                    };
+                    let fate = session.ring_fd(what, 0, Some(fd));
+                    assert_eq!(fate, Fate::Accepted, "seed {seed}: {order:?}");
+                }
+            }
+        }
+        bench.enable_queue(0, true);
+        bench.queue(0).serves(1);
+        drop(bench);
+    }
+    victim.unharmed("set-up in any order");
+    victim.daemon.stop();
+}
+
+#[test]
+fn all_256_queues_are_served() {
+    let victim = Victim::new(&["--threads=3"]);
+    let Victim { mut daemon, scratch, .. } = victim;
+    let mut first = None;
+    for _ in 0..3 {
+        let mut bench =
+            Bench::start(daemon.socket(), Plan { queues: 256, size: 16, ..Plan::default() });
+        assert_eq!(bench.session.number(request::GET_QUEUE_NUM), 256);
+        for q in 0..256 {
+            bench.queue(q).serves(u64::from(q));
+        }
+        // All of them at once.
+        for q in 0..256 {
+            let request = Request::read(u64::from(q), 1024);
+            bench.queue(q).blk.add(&request).expect("room");
+            bench.queue(q).publish();
+        }
+        for q in 0..256 {
+            assert_eq!(bench.queue(q).wait().status, 0, "queue {q}");
+        }
+        drop(bench);
+        // What the first round leaves behind (memory kept by the allocator) is all there is.
+        let before = *first.get_or_insert_with(|| daemon.at_rest());
+        daemon.settles_at(before, 8 << 10);
+    }
+    crate::common::client::serves(daemon.socket());
+    daemon.stop();
+    drop(scratch);
+}
+
+/// Nothing that a front-end sent can end up in a child process.
+#[test]
+fn every_descriptor_is_close_on_exec() {
+    let victim = Victim::new(&[]);
+    let open = || -> Vec<String> {
+        let fds = fs::read_dir(format!("/proc/{}/fd", victim.daemon.pid())).expect("it lives");
+        fds.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    // What whoever started us left open is not the program's.
+    let inherited = open();
+    let mut bench = victim.bench(Plan::default());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&theirs);
+    bench.session.must(request::SET_BACKEND_REQ_FD, &[], &[fd]);
+    bench.queue(0).serves(1);
+    let mut seen = 0;
+    for name in open().into_iter().filter(|name| !inherited.contains(name)) {
+        let info = format!("/proc/{}/fdinfo/{name}", victim.daemon.pid());
+        let info = fs::read_to_string(info).expect("it lives");
+        let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).expect("always there");
+        let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
+        assert_ne!(flags & libc::O_CLOEXEC, 0, "descriptor {name}: {info}");
+        seen += 1;
+    }
+    // Memory, the channel, and three eventfds for each of two rings, at the least.
+    assert!(seen >= 8, "{seen} descriptors");
+    drop((bench, ours));
+    victim.daemon.stop();
+}
+
 #[test]
 fn an_idle_daemon_uses_no_processor_time() {
     let victim = Victim::new(&[]);
