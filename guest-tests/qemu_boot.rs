@@ -27,7 +27,9 @@ fn boots_and_verifies(name: &'static str, queues: u32) {
     let daemon = Daemon::start(&session, "daemon", &disk, &["--serial=blkmq-one"]);
     let mut vm = Guest::new(&session, "guest", queues).disk(&daemon, queues).start();
 
-    let seen = vm.sh("ls /sys/block/vda/mq | wc -l; blockdev --getsize64 /dev/vda; cat /sys/block/vda/serial");
+    let seen = vm.sh(
+        "ls /sys/block/vda/mq | wc -l; blockdev --getsize64 /dev/vda; cat /sys/block/vda/serial",
+    );
     let seen: Vec<&str> = seen.lines().collect();
     let bytes = (128 * MIB).to_string();
     assert_eq!(seen[..2], [queues.to_string(), bytes], "queues and size in the guest");
@@ -92,7 +94,11 @@ fn boots_from_the_disk(name: &'static str, firmware: &Firmware) {
     // The last file system mounted on / is the root.
     let root = vm.sh("awk '$2 == \"/\" { root = $1 \" \" $3 } END { print root }' /proc/mounts");
     assert_eq!(root, "/dev/vda2 ext4");
-    assert_eq!(vm.sh("cat /etc/blkmq-marker"), made_text("boot.marker"), "the file only this root has");
+    assert_eq!(
+        vm.sh("cat /etc/blkmq-marker"),
+        made_text("boot.marker"),
+        "the file only this root has"
+    );
 
     let report = vm.fio(&Fio::verify("/root/fio", 2, 12));
     let written = vm.work(
@@ -105,7 +111,12 @@ fn boots_from_the_disk(name: &'static str, firmware: &Firmware) {
 
     // The second partition, as the image's table says.
     let table = host("sfdisk", &["-d", disk.path().to_str().expect("utf-8")]);
-    let start = table.lines().filter_map(|line| line.split_once("start=")).nth(1).expect("a second partition").1;
+    let start = table
+        .lines()
+        .filter_map(|line| line.split_once("start="))
+        .nth(1)
+        .expect("a second partition")
+        .1;
     let start: u64 = start.split(',').next().expect("a number").trim().parse().expect("a number");
     let root = format!("{}?offset={}", disk.path().display(), start * 512);
     host("e2fsck", &["-f", "-n", &root]);
@@ -136,7 +147,8 @@ fn polled_queues_work_without_interrupts() {
     let guest = Guest::new(&session, "guest", 2).parameters("virtio_blk.poll_queues=2");
     let mut vm = guest.disk(&daemon, 4).start();
 
-    let kinds = vm.sh("cat /sys/kernel/debug/block/vda/hctx*/type; cat /sys/block/vda/queue/io_poll");
+    let kinds =
+        vm.sh("cat /sys/kernel/debug/block/vda/hctx*/type; cat /sys/block/vda/queue/io_poll");
     assert_eq!(kinds, "default\ndefault\npoll\npoll\n1", "two of the four queues are polled");
     let before = interrupts(&mut vm);
     let polled = Fio::verify("/dev/vda", 2, 8).engine("io_uring", 16).with("hipri=1");

@@ -36,7 +36,11 @@ fn stop_and_cont_under_load_lose_nothing() {
         assert_eq!(status(&mut vm), "paused");
         // Stopped means stopped: the rings were drained before QEMU went on, so the image stands still.
         let then = disk.sha256(0, 128 * MIB);
-        assert_eq!(disk.sha256(0, 128 * MIB), then, "written to in round {round} while the guest was stopped");
+        assert_eq!(
+            disk.sha256(0, 128 * MIB),
+            then,
+            "written to in round {round} while the guest was stopped"
+        );
         daemon.assert_alive();
         vm.qmp.run("cont", json!({}));
         vm.qmp.event("RESUME", SOON);
@@ -78,7 +82,8 @@ fn unplug(vm: &mut Vm) {
 #[test]
 fn device_add_and_device_del_under_load() {
     let session = Session::start("device_add_and_device_del_under_load");
-    let disks = [Disk::sparse(session.file("stays"), 128), Disk::sparse(session.file("comes"), 128)];
+    let disks =
+        [Disk::sparse(session.file("stays"), 128), Disk::sparse(session.file("comes"), 128)];
     let stays = Daemon::start(&session, "stays", &disks[0], &[]);
     let mut comes = Daemon::start(&session, "comes", &disks[1], &[]);
     let mut vm = Guest::new(&session, "guest", 2).disk(&stays, 2).start();
@@ -185,7 +190,10 @@ fn two_disks_of_two_daemons() {
     let sizes = vm.sh("blockdev --getsize64 /dev/vda; blockdev --getsize64 /dev/vdb");
     assert_eq!(sizes, format!("{}\n{}", 128 * MIB, 96 * MIB));
     assert_eq!(vm.sh("ls /sys/block/vda/mq | wc -l; ls /sys/block/vdb/mq | wc -l"), "2\n1");
-    let jobs = [vm.start_fio(&Fio::verify("/dev/vda", 2, 16)), vm.start_fio(&Fio::verify("/dev/vdb", 2, 16))];
+    let jobs = [
+        vm.start_fio(&Fio::verify("/dev/vda", 2, 16)),
+        vm.start_fio(&Fio::verify("/dev/vdb", 2, 16)),
+    ];
     let [a, b] = jobs.map(|job| vm.join_fio(job));
     // From one to the other, and what the host finds there.
     vm.work("dd if=/dev/vda of=/dev/vdb bs=1M count=32 iflag=direct oflag=direct conv=fsync 2>/dev/null");

@@ -39,7 +39,8 @@ impl Agent {
             let mut reader = BufReader::new(from);
             let mut bytes = Vec::new();
             while matches!(reader.read_until(b'\n', &mut bytes), Ok(length) if length > 0) {
-                let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_string();
+                let line =
+                    String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_string();
                 bytes.clear();
                 if sender.send(line).is_err() {
                     return;
@@ -63,7 +64,8 @@ impl Agent {
     pub(crate) fn start(&mut self, script: &str) -> Job {
         let id = self.next;
         self.next += 1;
-        writeln!(self.to, "start {id} {}", base64(script.as_bytes())).expect("the line to the guest");
+        writeln!(self.to, "start {id} {}", base64(script.as_bytes()))
+            .expect("the line to the guest");
         Job { id, script: script.to_string() }
     }
 

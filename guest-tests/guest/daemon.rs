@@ -33,7 +33,8 @@ impl Daemon {
         arguments.extend(options.iter().map(ToString::to_string));
         let stand_in = std::env::var_os("BLKMQ_DAEMON").map(PathBuf::from);
         let foreign = stand_in.is_some();
-        let program = stand_in.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_vhost-user-blkmq")));
+        let program =
+            stand_in.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_vhost-user-blkmq")));
         let log = session.file(&format!("{name}.log"));
         let process = Process::start(name, &program, &arguments, log);
         let mut daemon = Daemon { process, socket, foreign };

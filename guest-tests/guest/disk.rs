@@ -44,7 +44,10 @@ impl Disk {
     /// Its bytes at `offset`.
     pub(crate) fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
-        File::open(&self.path).expect("the image").read_exact_at(&mut bytes, offset).expect("a read of the image");
+        File::open(&self.path)
+            .expect("the image")
+            .read_exact_at(&mut bytes, offset)
+            .expect("a read of the image");
         bytes
     }
 

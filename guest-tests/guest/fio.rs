@@ -91,9 +91,11 @@ impl Fio {
 impl Report {
     /// Reads the report from what the guest printed; errors that fio counted are a panic.
     pub(crate) fn parse(output: &str) -> Self {
-        let (_, json) = output.split_once("@REPORT\n").unwrap_or_else(|| panic!("no report: {output}"));
+        let (_, json) =
+            output.split_once("@REPORT\n").unwrap_or_else(|| panic!("no report: {output}"));
         let begin = json.find('{').unwrap_or_else(|| panic!("no report: {output}"));
-        let whole: Value = serde_json::from_str(&json[begin..]).unwrap_or_else(|error| panic!("{error}: {output}"));
+        let whole: Value = serde_json::from_str(&json[begin..])
+            .unwrap_or_else(|error| panic!("{error}: {output}"));
         let mut report = Report { reads: 0, writes: 0, iops: 0 };
         for job in whole["jobs"].as_array().expect("fio's jobs") {
             assert_eq!(job["error"], 0, "fio counted an error: {output}");

@@ -6,7 +6,7 @@
 //! emulation need all of it. What a test proved it says with [`Session::proved`].
 //!
 //! Environment: `BLKMQ_DAEMON=PATH` runs another daemon than the one just built (it gets the
-//! same options); `BLKMQ_KVM=1` uses KVM instead of emulation.
+//! same options); `BLKMQ_ACCEL=kvm` or `tcg` decides what `scripts/guest-accel` finds out otherwise.
 
 pub(crate) mod agent;
 pub(crate) mod daemon;
@@ -14,6 +14,7 @@ pub(crate) mod disk;
 pub(crate) mod fio;
 pub(crate) mod process;
 pub(crate) mod qmp;
+pub(crate) mod uml;
 pub(crate) mod vm;
 
 use std::io::Write;
@@ -40,12 +41,16 @@ impl Session {
         static MADE: OnceLock<()> = OnceLock::new();
         // A test that failed before says nothing about this one.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        MADE.get_or_init(|| run_script("guest-image").expect("scripts/guest-image"));
+        MADE.get_or_init(|| drop(run_script("guest-image").expect("scripts/guest-image")));
         Session {
             name,
             begun: Instant::now(),
-            sockets: tempfile::Builder::new().prefix("blkmq").tempdir().expect("a directory in /tmp"),
-            scratch: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch directory"),
+            sockets: tempfile::Builder::new()
+                .prefix("blkmq")
+                .tempdir()
+                .expect("a directory in /tmp"),
+            scratch: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+                .expect("a scratch directory"),
             _alone: alone,
         }
     }
@@ -88,12 +93,28 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a script of `scripts/`; the error is what it printed.
-pub(crate) fn run_script(name: &str) -> Result<(), String> {
+/// What QEMU runs guests with here: "kvm" or "tcg". Found out once.
+pub(crate) fn accelerator() -> &'static str {
+    static FOUND: OnceLock<String> = OnceLock::new();
+    FOUND.get_or_init(|| run_script("guest-accel").expect("scripts/guest-accel"))
+}
+
+/// Why a script did not do its work.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Its exit status; none if it could not be started or was killed.
+    pub(crate) status: Option<i32>,
+    /// What it said.
+    pub(crate) text: String,
+}
+
+/// Runs a script of `scripts/` and gives its stdout.
+pub(crate) fn run_script(name: &str) -> Result<String, Failure> {
     let output = Command::new(repository().join("scripts").join(name)).output();
-    let output = output.map_err(|error| format!("scripts/{name}: {error}"))?;
+    let output = output.map_err(|error| Failure { status: None, text: error.to_string() })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_string());
     }
-    Err(String::from_utf8_lossy(&output.stderr).trim().to_string())
+    let text = String::from_utf8_lossy(&output.stderr).trim().to_string();
+    Err(Failure { status: output.status.code(), text })
 }

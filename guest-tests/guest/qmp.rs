@@ -46,7 +46,10 @@ impl Qmp {
     }
 
     /// Runs a command; the error is QEMU's own text.
-    #[allow(clippy::needless_pass_by_value, reason = "callers write the arguments as json!({..}) in place")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "callers write the arguments as json!({..}) in place"
+    )]
     pub(crate) fn try_run(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{line}").map_err(|error| error.to_string())?;

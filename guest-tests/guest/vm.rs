@@ -12,7 +12,7 @@ use super::daemon::Daemon;
 use super::fio::{Fio, Report};
 use super::process::{Process, show_last_words};
 use super::qmp::Qmp;
-use super::{Session, made, made_text};
+use super::{Session, accelerator, made, made_text};
 
 /// A boot takes about five seconds under emulation; a busy machine may need much longer.
 pub(crate) const BOOT: Duration = Duration::from_secs(90);
@@ -97,9 +97,9 @@ impl<'session> Guest<'session> {
     }
 
     fn arguments(&self, monitor: &Path, agent: &Path, console: &Path) -> Vec<String> {
-        let accelerator = match std::env::var_os("BLKMQ_KVM") {
-            Some(_) => "-accel kvm -cpu host",
-            None => "-accel tcg,thread=multi -cpu max",
+        let accelerator = match accelerator() {
+            "kvm" => "-accel kvm -cpu host",
+            _ => "-accel tcg,thread=multi -cpu max",
         };
         let mut words: Vec<String> = format!(
             "-nodefaults -no-user-config -display none {accelerator} -smp {} -m 768M \
@@ -125,7 +125,9 @@ impl<'session> Guest<'session> {
             add("-chardev", format!("socket,id=disk{index},path={}", socket.display()));
             add(
                 "-device",
-                format!("vhost-user-blk-pci,chardev=disk{index},disable-legacy=on,{properties}{first}"),
+                format!(
+                    "vhost-user-blk-pci,chardev=disk{index},disable-legacy=on,{properties}{first}"
+                ),
             );
         }
         match &self.boot {
