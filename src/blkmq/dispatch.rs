@@ -21,8 +21,8 @@
 use super::domain::Domain;
 use super::sched::Item;
 use super::tags::State;
-use super::{Busy, Ident, Issue, Request};
-use crate::block::{HctxId, Nanos, Op};
+use super::{Busy, Ident, Issue};
+use crate::block::{HctxId, Nanos};
 
 /// Times in a row that "again" (EAGAIN, EINTR) is believed. Each is a round trip through the
 /// kernel, so this is far longer than a signal or a moment without memory, and still an end.
@@ -110,15 +110,13 @@ impl Domain {
     fn run_sync<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
         let Some((id, start)) = self.flush.prepare(&mut self.table, now) else { return };
         let hctx = self.table.get_mut(id.hctx);
-        let generation = hctx.tags.slot(id.tag).generation;
-        let Ident { hctx: of, tag } = id;
-        let request = Request { hctx: of, tag, generation, op: Op::Flush, fua: false };
+        let request = hctx.tags.slot(id.tag).sync(id);
         if issue.issue(&request).is_err() {
             hctx.stats.refused += 1;
             self.blocked = true;
             return; // F6
         }
-        hctx.tags.set(tag, State::Syncing);
+        hctx.tags.set(id.tag, State::Syncing);
         self.flush.issued(start, now);
         self.issued += 1;
     }
@@ -195,14 +193,7 @@ impl Domain {
             hctx.busy.refused();
             return Err(Stop::Credit);
         }
-        let slot = hctx.tags.slot(id.tag);
-        let request = Request {
-            hctx: id.hctx,
-            tag: id.tag,
-            generation: slot.generation,
-            op: slot.op,
-            fua: slot.fua && matches!(slot.op, Op::Write(_)),
-        };
+        let request = hctx.tags.slot(id.tag).request(id);
         if let Err(Busy) = issue.issue(&request) {
             hctx.busy.refused();
             hctx.stats.refused += 1;

@@ -243,10 +243,7 @@ impl Domain {
         let ident = Ident { hctx: id, tag };
         let state = self.with_kernel(ident, generation).ok()?;
         let slot = self.table.get(id).tags.slot(tag);
-        let syncing = state == State::Syncing;
-        let op = if syncing { Op::Flush } else { slot.op };
-        let fua = slot.fua && matches!(op, Op::Write(_));
-        Some(Request { hctx: id, tag, generation, op, fua })
+        Some(if state == State::Syncing { slot.sync(ident) } else { slot.request(ident) })
     }
 
     /// Whether the head is the guest's to hand out: `false` for one that is live (T2) or that the

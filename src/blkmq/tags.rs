@@ -22,6 +22,7 @@
 //! * **T6** Every move is counted, so that the number of bios in each stage is known at any
 //!   instant and adds up to the depth (I03).
 
+use super::{Ident, Request};
 use crate::block::{Bio, Class, Nanos, Op, Status, Tag};
 
 /// The head is still in flight: the guest broke virtio 1.3, 2.7.13 (or the head is out of range).
@@ -131,6 +132,19 @@ pub(super) struct Slot {
     pub(super) status: Status,
     /// The scheduler has seen it and must be told of its end.
     pub(super) scheduled: bool,
+}
+
+impl Slot {
+    /// The request that works on the bio's data. Only a write can be asked to be durable.
+    pub(super) fn request(&self, Ident { hctx, tag }: Ident) -> Request {
+        let fua = self.fua && matches!(self.op, Op::Write(_));
+        Request { hctx, tag, generation: self.generation, op: self.op, fua }
+    }
+
+    /// The request that syncs the image on the bio's tag.
+    pub(super) fn sync(&self, Ident { hctx, tag }: Ident) -> Request {
+        Request { hctx, tag, generation: self.generation, op: Op::Flush, fua: false }
+    }
 }
 
 /// The slots of one hctx.

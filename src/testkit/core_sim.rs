@@ -220,6 +220,8 @@ impl World {
         let domain = &mut thread.domain;
         let old = generation.wrapping_sub(1);
         assert_eq!(domain.complete(hctx, tag, old, outcome, now), Err(Stale), "I36");
+        assert_eq!(domain.in_flight(hctx, tag, old), None, "I36");
+        assert_eq!(domain.in_flight(hctx, tag, generation), Some(request), "as it was issued");
         let guest = thread.guests.iter_mut().find(|g| g.hctx == hctx).expect("a guest");
         let live = guest.live[tag.index()].as_mut().expect("I01: only live heads complete");
         let done = if outcome == Outcome::Done && request.op != Op::Flush && !live.rest.is_empty() {
@@ -231,6 +233,7 @@ impl World {
         assert_eq!(done, Ok(()));
         let again = domain.complete(hctx, tag, generation, outcome, now);
         assert_eq!(again, Err(Stale), "I36: a second completion of one issue");
+        assert_eq!(domain.in_flight(hctx, tag, generation), None, "no longer with the kernel");
         self.collect_wakes(t);
     }
 
@@ -320,6 +323,7 @@ impl World {
                 return;
             }
             guest.free.swap_remove(at);
+            assert!(thread.domain.is_free(hctx, tag));
             let status = if self.rng.chance(500) { Status::Unsupp } else { Status::Ok };
             let expect = Some(status);
             guest.live[tag.index()] =
@@ -329,6 +333,7 @@ impl World {
             return;
         }
         let before = thread.domain.gauges(hctx);
+        assert!(!thread.domain.is_free(hctx, tag), "live, or beyond the depth");
         let bio = Bio { tag, op, fua: false, class: Class::default() };
         assert_eq!(thread.domain.submit(hctx, bio, now), Err(TagBusy), "I02: {tag:?} is live");
         assert_eq!(thread.domain.reject(hctx, tag, Status::Ok), Err(TagBusy), "I02");
