@@ -72,6 +72,20 @@ fn i08_order_holds_across_direct_staged_and_left_over() {
     assert_eq!(tags(&disk.taken), (0..110).map(|t| (0, t)).collect::<Vec<_>>());
 }
 
+#[test]
+fn what_was_begun_goes_before_what_was_refused() {
+    let mut domain = domain(1);
+    let mut disk = Room { room: 1, ..Room::default() };
+    submit(&mut domain, 0, 0..2);
+    domain.run(Nanos(1), &mut disk);
+    let first = disk.taken[0];
+    let short = Outcome::Short(512);
+    domain.complete(first.hctx, first.tag, first.generation, short, Nanos(2)).expect("live");
+    disk.room = 2;
+    domain.run(Nanos(2), &mut disk);
+    assert_eq!(tags(&disk.taken), [(0, 0), (0, 0), (0, 1)]);
+}
+
 /// A scheduler that counts how often it is asked.
 #[derive(Debug)]
 struct Asked {
@@ -230,7 +244,7 @@ fn a_leftover_of_one_queue_does_not_hold_up_anothers() {
             Ok(())
         }
     }
-    let mut domain = domain(3);
+    let mut domain = domain(4);
     let mut none = Room::default();
     for hctx in 0..3 {
         submit(&mut domain, hctx, 0..1);
@@ -246,6 +260,10 @@ fn a_leftover_of_one_queue_does_not_hold_up_anothers() {
     domain.run(Nanos(1), &mut partial);
     assert_eq!(tags(&partial.1), [(1, 0), (2, 0)]);
     assert_eq!(domain.gauges(HctxId(0)).leftover, 1);
+    // What is new waits, of any hctx and even for direct issue: I09 holds for the domain.
+    submit(&mut domain, 3, 0..1);
+    domain.run(Nanos(1), &mut partial);
+    assert_eq!((partial.1.len(), domain.gauges(HctxId(3)).staged), (2, 1));
 }
 
 #[test]
