@@ -4,13 +4,14 @@
 //!   anything that is no socket, is left alone and refused.
 //! * D2 Two starters of the same path cannot both win: looking, replacing and listening happen
 //!   under the lock of `PATH.lock`, which exists only meanwhile.
-//! * D3 The file has its group and its permissions before anybody can connect.
+//! * D3 The file has its group and its permissions, and the socket listens, before the file has its
+//!   name: whoever sees the file can connect.
 //! * D4 We remove the file at the end, while the socket still listens (so that D1 protects it from
 //!   starters), and only if it is still the one that we made.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -130,14 +131,30 @@ impl Listener {
         let lock = StartLock::take(path)?;
         clear(path)?;
         let bind = |e| EntranceError::Bind(path.to_owned(), e);
-        let socket = UnixListener::from(socket::bind(path, mode).map_err(bind)?);
-        let file = SocketFile::of(path).map_err(bind)?;
-        // D3. The group first: chown would clear no bits of a socket, but a wider mode must not
-        // meet the old group.
-        lchown(path, None, group)
-            .and_then(|()| fs::set_permissions(path, Permissions::from_mode(mode)))
+        // D3. Bound under a passing name (by the directory, since the name may be too long for an
+        // address), and renamed when everything is ready.
+        socket::check_path(path).map_err(bind)?;
+        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let as_place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(dir);
+        let dir = as_place.map_err(bind)?;
+        // The lock's inode number is ours alone in this directory, as long as we hold the lock.
+        let number = lock.file.metadata().map_err(bind)?.ino();
+        let passing = format!("/proc/self/fd/{}/.blkmq-{number:x}", dir.as_raw_fd());
+        let passing = Path::new(&passing);
+        match fs::remove_file(passing) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(bind(e)),
+            _ => {} // at most what a crash left there
+        }
+        let socket = UnixListener::from(socket::bind(passing, mode).map_err(bind)?);
+        let made = SocketFile::of(passing).map_err(bind)?;
+        // The group first: chown would clear no bits of a socket, but a wider mode must not meet
+        // the old group.
+        lchown(passing, None, group)
+            .and_then(|()| fs::set_permissions(passing, Permissions::from_mode(mode)))
             .map_err(|e| EntranceError::Permissions(path.to_owned(), e))?;
         socket::listen(socket.as_fd()).map_err(bind)?;
+        fs::rename(passing, path).map_err(bind)?;
+        let file = made.renamed(path);
         drop(lock);
         Ok(Listener { file: Some(file), socket })
     }
@@ -214,7 +231,7 @@ fn clear(path: &Path) -> Result<(), EntranceError> {
 #[derive(Debug)]
 struct StartLock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl StartLock {
@@ -238,7 +255,7 @@ impl StartLock {
             let ours = file.metadata()?;
             match fs::symlink_metadata(path) {
                 Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {
-                    return Ok(StartLock { path: path.to_owned(), _file: file });
+                    return Ok(StartLock { path: path.to_owned(), file });
                 }
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
@@ -266,6 +283,12 @@ impl SocketFile {
     fn of(path: &Path) -> io::Result<SocketFile> {
         let found = fs::symlink_metadata(path)?;
         Ok(SocketFile { path: path.to_owned(), identity: (found.dev(), found.ino()) })
+    }
+
+    /// The same file under its new name.
+    fn renamed(mut self, path: &Path) -> SocketFile {
+        path.clone_into(&mut self.path);
+        self
     }
 }
 

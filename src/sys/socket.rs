@@ -115,6 +115,14 @@ fn address(path: &Path) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
     Ok((address, libc::socklen_t::try_from(len).expect("at most sockaddr_un")))
 }
 
+/// Whether clients can be told to connect to `path`: it fits an address.
+///
+/// # Errors
+/// `InvalidInput` for an empty path, one with a NUL, or one of more than 107 bytes.
+pub fn check_path(path: &Path) -> io::Result<()> {
+    address(path).map(|_| ())
+}
+
 /// Makes the socket file `path`, which must not exist, with at most the permissions `mode`.
 /// Nobody can connect before [`listen`]. The socket does not block.
 ///

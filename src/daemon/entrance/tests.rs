@@ -37,6 +37,33 @@ fn the_file_appears_with_its_mode_and_goes_with_the_listener() {
 }
 
 #[test]
+fn whoever_sees_the_file_can_connect() {
+    let dir = folder();
+    let path = dir.path().join("s");
+    for _ in 0..50 {
+        let watch = path.clone();
+        let watcher = std::thread::spawn(move || {
+            while !watch.exists() {
+                std::hint::spin_loop();
+            }
+            UnixStream::connect(&watch).map(drop)
+        });
+        let listener = Listener::bind(&path, 0o600, None).expect("free");
+        watcher.join().expect("no panic").expect("the file was there, so somebody listens");
+        drop(listener);
+    }
+}
+
+#[test]
+fn a_name_that_fits_no_address_is_refused() {
+    let dir = folder();
+    let path = dir.path().join("s".repeat(108));
+    let error = Listener::bind(&path, 0o600, None).expect_err("nobody could connect to it");
+    assert!(error.to_string().starts_with("cannot make the socket"), "{error}");
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
 fn a_stale_socket_is_replaced() {
     let dir = folder();
     let path = dir.path().join("s");
