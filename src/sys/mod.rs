@@ -14,12 +14,12 @@ pub mod clock;
 pub mod eventfd;
 pub mod fd;
 pub mod guest;
+pub mod lock;
 #[cfg(any(test, feature = "testkit"))]
 pub mod memfd;
 pub mod ring;
 pub mod signal;
 pub mod socket;
-pub mod lock;
 pub mod storage;
 pub mod token;
 pub mod uring;
