@@ -137,7 +137,6 @@ impl Handler {
 
     fn take_kick(&mut self, index: u8, file: Option<File>) -> Result<(), Refusal> {
         let index = u32::from(index);
-        self.rings.get(index)?;
         let kick = bell("kick", Bell::Waited, file)?;
         self.rings.stop(index)?.kicked(kick)?;
         self.rings.start(index)

@@ -234,7 +234,6 @@ impl Session {
                 self.handler().arriving(fds.into_iter().next());
             }
             let done = library.handle_request();
-            self.handler().arriving(None);
             if let Some(end) = done.err().and_then(|error| self.judge(header, error)) {
                 return end;
             }

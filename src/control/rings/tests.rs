@@ -49,13 +49,11 @@ fn rings_drain_at_the_same_time() {
     let mut rings = rings(&world, &memory, 4);
     rings.start_all(Uncovered::Refuse).expect("all can run");
     world.threads.iter().for_each(|t| t.hold());
-    std::thread::scope(|scope| {
-        let stopping = scope.spawn(|| rings.stop_all());
-        // All four are asked before any has answered.
-        world.threads.iter().for_each(|t| t.await_held(2));
-        world.threads.iter().for_each(|t| t.release());
-        stopping.join().expect("no panic").expect("all came back");
-    });
+    let stopping = std::thread::spawn(move || rings.stop_all());
+    // All four are asked before any has answered.
+    world.threads.iter().for_each(|t| t.await_held(2));
+    world.threads.iter().for_each(|t| t.release());
+    stopping.join().expect("no panic").expect("all came back");
     assert_eq!(world.running(), [0; 0]);
 }
 

@@ -1,7 +1,7 @@
 //! The scripted front-end, and the memory that it shares.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
@@ -76,12 +76,20 @@ impl FrontEnd {
     /// A reply: request, flags, payload. `None` when the session has ended.
     pub(in crate::control) fn receive(&mut self) -> Option<(u32, u32, Vec<u8>)> {
         let mut header = [0; 12];
-        self.stream.read_exact(&mut header).ok()?;
+        self.read(&mut header)?;
         let word =
             |i: usize| u32::from_ne_bytes(header[i * 4..i * 4 + 4].try_into().expect("four bytes"));
         let mut body = vec![0; usize::try_from(word(2)).expect("64-bit")];
-        self.stream.read_exact(&mut body).ok()?;
+        self.read(&mut body)?;
         Some((word(0), word(1), body))
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> Option<()> {
+        match self.stream.read_exact(bytes) {
+            Ok(()) => Some(()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => panic!("neither an answer nor an end"),
+            Err(_) => None,
+        }
     }
 
     /// A message without an answer of its own. `Ok` when acknowledged (or when not asked for).
