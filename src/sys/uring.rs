@@ -220,6 +220,12 @@ impl Ring {
         u32::try_from(sq.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether something was pushed that the kernel has not taken.
+    #[must_use]
+    pub fn has_unsubmitted(&mut self) -> bool {
+        self.pending() > 0
+    }
+
     /// Whether [`submit`](Ring::submit) would make a system call.
     #[inline]
     #[must_use]

@@ -73,7 +73,7 @@ fn the_polite_bits_of_a_bio_follow_hint_and_cache_mode() {
 }
 
 #[test]
-fn transfers_are_held_against_the_disk() {
+fn i37_transfers_are_held_against_the_disk() {
     let mut bench = Bench::new();
     for (sector, len, verdict) in [
         (0, 512, Some((0, 1))),
@@ -112,7 +112,7 @@ fn a_transfer_of_nothing_is_fine_within_the_disk() {
 }
 
 #[test]
-fn the_logical_block_is_the_smallest_unit() {
+fn i37_the_logical_block_is_the_smallest_unit() {
     let mut bench = Bench::new();
     for (sector, len, fine) in
         [(8, 4096, true), (7, 4096, false), (8, 512, false), (8, 4608, false)]
@@ -151,7 +151,7 @@ fn a_transfer_longer_than_the_kernel_moves_is_refused() {
 }
 
 #[test]
-fn a_read_only_disk_refuses_writes_and_nothing_else() {
+fn i37_a_read_only_disk_refuses_writes_and_nothing_else() {
     let mut bench = Bench::new();
     for (request, verdict) in [
         (Request::write(0, &[0; 512]), IOERR),
@@ -168,7 +168,7 @@ fn a_read_only_disk_refuses_writes_and_nothing_else() {
 }
 
 #[test]
-fn unknown_types_and_what_was_not_negotiated_are_unsupported() {
+fn i37_unknown_types_and_what_was_not_negotiated_are_unsupported() {
     let mut bench = Bench::new();
     for kind in [2, 3, 5, 6, 7, 9, 10, 12, 14, 15, 16, 17, 18, 26, 255, 1 << 31, u32::MAX] {
         assert_eq!(bench.judge(&Request::new(kind, 0), &RULES), UNSUPP, "type {kind}");
@@ -242,7 +242,7 @@ fn an_ignored_discard_is_judged_and_then_answered() {
 }
 
 #[test]
-fn segments_have_flags_limits_and_a_length() {
+fn i37_segments_have_flags_limits_and_a_length() {
     let mut bench = Bench::new();
     let big = Rules { capacity: 1 << 40, ..RULES };
     let (most, more) = (MAX_DISCARD_SECTORS, MAX_DISCARD_SECTORS + 1);
@@ -342,7 +342,7 @@ fn a_defect_that_leaves_a_status_byte_is_answered() {
 }
 
 #[test]
-fn a_head_in_flight_is_not_taken_again() {
+fn i02_a_head_in_flight_is_not_taken_again() {
     let mut bench = Bench::new();
     let request = Request::read(0, 512);
     let (tag, first) = bench.send(&request, &Framing::plain(&request), &RULES);

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::*;
+use crate::block::Status;
+use crate::device::slots::Slots;
 use crate::testkit::driver::{Buf, Driver, Layout};
 use crate::testkit::{GPA, TestMemory};
 
@@ -88,7 +90,7 @@ fn drive(driver: &mut Driver, requests: u32, kick: &Bell, call: &Receiver<()>) -
 }
 
 #[test]
-fn no_notification_is_lost_between_two_threads() {
+fn i12_no_notification_is_lost_between_two_threads() {
     // I12: both sides suppress while they work, ask, look once more, and wait without a timeout
     // that would save them. The index wraps on the way.
     const REQUESTS: u32 = 40_000;
@@ -166,7 +168,7 @@ fn litmus(
 }
 
 #[test]
-fn publishing_and_asking_for_interrupts_never_miss_each_other() {
+fn i12_publishing_and_asking_for_interrupts_never_miss_each_other() {
     // V4 at its narrowest: fails within a few thousand rounds without the fence.
     for event_idx in [false, true] {
         litmus(
@@ -183,7 +185,7 @@ fn publishing_and_asking_for_interrupts_never_miss_each_other() {
 }
 
 #[test]
-fn asking_for_kicks_and_making_available_never_miss_each_other() {
+fn i12_asking_for_kicks_and_making_available_never_miss_each_other() {
     // V5 at its narrowest.
     for event_idx in [false, true] {
         litmus(
@@ -200,4 +202,46 @@ fn asking_for_kicks_and_making_available_never_miss_each_other() {
             |_| (),
         );
     }
+}
+
+#[test]
+fn i38_whoever_sees_the_used_index_sees_status_and_data() {
+    // The driver spins on the index alone. The data is the number of the request, in two places
+    // of guest memory, so that an index that overtakes it shows the number of an earlier one.
+    const REQUESTS: u32 = 60_000;
+    const STATUS: u64 = GPA + 4096 - 1;
+    let memory = Arc::new(TestMemory::new(1 << 20));
+    let data = memory.alloc(8192, 4096);
+    assert_eq!(data, GPA, "the ring lies elsewhere");
+    let mut driver = Driver::new(&memory, 4, true, false);
+    let mut queue = VirtQueue::new(driver.setup()).expect("the driver's ring is a ring");
+    let guest = Arc::clone(memory.memory());
+    let device = std::thread::spawn(move || {
+        let data = guest.slice(GPA, 4).expect("guest memory");
+        let far = guest.slice(GPA + 4096, 4).expect("guest memory");
+        let mut slots = Slots::new(4);
+        let mut n = 0_u32;
+        while n < REQUESTS {
+            let Some(head) = queue.pop().expect("a good driver") else { continue };
+            slots.claim(head, guest.slice(STATUS, 1).expect("guest memory"));
+            data.copy_from(&n.to_le_bytes());
+            far.copy_from(&n.to_le_bytes());
+            let len = slots.finish(head, Status::Ok);
+            queue.push_used(head, len);
+            let _ = queue.publish();
+            n += 1;
+        }
+    });
+    for n in 0..REQUESTS {
+        memory.write(STATUS, &[0xfe]);
+        driver.add(&[Buf::writable(GPA, 4096)], Layout::Direct).expect("one at a time");
+        driver.publish();
+        while driver.reap().is_none() {
+            std::hint::spin_loop();
+        }
+        let seen = [GPA, GPA + 4096].map(|at| memory.read(at, 4));
+        assert_eq!(seen, [n.to_le_bytes().to_vec(), n.to_le_bytes().to_vec()], "request {n}");
+        assert_eq!(memory.read(STATUS, 1), [0], "the status of request {n}");
+    }
+    device.join().expect("the device does not panic");
 }

@@ -152,7 +152,7 @@ mod tests {
     proptest! {
         /// I29: n injected failures give depth >> n, or a clean error.
         #[test]
-        fn n_failures_halve_the_depth_n_times(
+        fn i29_n_failures_halve_the_depth_n_times(
             log in 3u32..=15, failures in 0u32..20, no_memory: bool,
         ) {
             let requested = 1 << log;

@@ -123,6 +123,7 @@ impl Bench {
                 let entered = if wait { ring.submit_and_wait(None) } else { ring.submit() };
                 entered.expect("the ring works");
             });
+            assert!(!wait || !ring.has_unsubmitted(), "I11: nothing written sleeps");
         }
         taken
     }
@@ -143,7 +144,7 @@ fn a_warm_sweep_on_the_null_image_allocates_nothing() {
 }
 
 #[test]
-fn a_warm_sweep_on_a_file_allocates_nothing() {
+fn i11_a_warm_sweep_on_a_file_allocates_nothing_and_submits_before_it_sleeps() {
     let (_file, image) = raw_image();
     a_warm_bench_allocates_nothing(image);
 }
