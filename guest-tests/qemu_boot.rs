@@ -84,8 +84,8 @@ fn boots_from_the_disk(name: &'static str, firmware: &Firmware) {
     let daemon = Daemon::start(&session, "daemon", &disk, &[]);
     let guest = Guest::new(&session, "guest", 2).disk(&daemon, 2);
     let guest = match firmware {
-        Firmware::Bios => guest.from_disk_by_bios(),
-        Firmware::Uefi => guest.from_disk_by_uefi(),
+        Firmware::Bios => guest.boot_by_bios(),
+        Firmware::Uefi => guest.boot_by_uefi(),
     };
     let mut vm = guest.start();
 
@@ -144,7 +144,7 @@ fn polled_queues_work_without_interrupts() {
     let session = Session::start("polled_queues_work_without_interrupts");
     let disk = Disk::sparse(session.file("disk"), 128);
     let daemon = Daemon::start(&session, "daemon", &disk, &[]);
-    let guest = Guest::new(&session, "guest", 2).parameters("virtio_blk.poll_queues=2");
+    let guest = Guest::new(&session, "guest", 4).parameters("virtio_blk.poll_queues=2");
     let mut vm = guest.disk(&daemon, 4).start();
 
     let kinds =
@@ -153,7 +153,6 @@ fn polled_queues_work_without_interrupts() {
     let before = interrupts(&mut vm);
     let polled = Fio::verify("/dev/vda", 2, 8).engine("io_uring", 16).with("hipri=1");
     let report = vm.fio(&polled);
-    let by_read = vm.fio(&Fio::verify("/dev/vda", 2, 2).engine("pvsync2", 1).with("hipri=1"));
     let raised: u64 = interrupts(&mut vm).iter().sum::<u64>() - before.iter().sum::<u64>();
     let requests = report.reads + report.writes;
     assert!(requests >= 2 * 8 * MIB / 4096, "{report:?}");
@@ -163,7 +162,6 @@ fn polled_queues_work_without_interrupts() {
     vm.quit();
     daemon.finish();
     session.proved(&format!(
-        "two polled queues: {requests} requests by io_uring and {} by preadv2 verified with {raised} interrupts",
-        by_read.reads + by_read.writes
+        "two of four queues are polled: io_uring did and verified {requests} requests on them with {raised} interrupts"
     ));
 }

@@ -1,6 +1,5 @@
 //! The daemon under test.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -42,19 +41,12 @@ impl Daemon {
         daemon
     }
 
-    /// A listening socket is one that `/proc/net/unix` marks with `__SO_ACCEPTCON`. (Connecting
-    /// would tell the same, but would be a front-end.)
+    /// The socket's file appears when the daemon listens: that is its promise.
     fn wait_until_listening(&mut self) {
         let end = Instant::now() + START;
-        let path = self.socket.to_str().expect("utf-8").to_string();
-        loop {
-            let table = fs::read_to_string("/proc/net/unix").expect("/proc/net/unix");
-            let listens = |line: &str| line.ends_with(&path) && line.contains(" 00010000 ");
-            if table.lines().any(listens) {
-                return;
-            }
-            assert!(self.process.alive(), "the daemon ended: {}", self.process.output());
-            assert!(Instant::now() < end, "the daemon does not listen on {path}");
+        while !self.socket.exists() {
+            self.assert_alive();
+            assert!(Instant::now() < end, "the daemon does not listen: {}", self.process.output());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

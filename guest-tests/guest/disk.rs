@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 /// Bytes of a mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// Mebibytes in bytes, as a length in memory.
+pub(crate) fn mib(count: u64) -> usize {
+    usize::try_from(count * MIB).expect("less than the address space")
+}
+
 /// A raw image file.
 pub(crate) struct Disk {
     path: PathBuf,

@@ -53,13 +53,13 @@ impl<'session> Guest<'session> {
     }
 
     /// Boots from the first disk by SeaBIOS.
-    pub(crate) fn from_disk_by_bios(mut self) -> Self {
+    pub(crate) fn boot_by_bios(mut self) -> Self {
         self.boot = Boot::Bios;
         self
     }
 
     /// Boots from the first disk by OVMF.
-    pub(crate) fn from_disk_by_uefi(mut self) -> Self {
+    pub(crate) fn boot_by_uefi(mut self) -> Self {
         self.boot = Boot::Uefi;
         self
     }
