@@ -134,7 +134,8 @@ impl Listener {
         // D3. Bound under a passing name (by the directory, since the name may be too long for an
         // address), and renamed when everything is ready.
         socket::check_path(path).map_err(bind)?;
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let dir =
+            path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let as_place = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(dir);
         let dir = as_place.map_err(bind)?;
         // The lock's inode number is ours alone in this directory, as long as we hold the lock.
