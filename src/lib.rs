@@ -52,9 +52,11 @@
 //!
 //! # Arrows ("may name"); nothing points up
 //!
-//! `main` -> config, daemon. `daemon` -> config, control, device, image, blkmq, sys, block.
-//! `control` -> device, sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and
-//! nothing else, ever. `image` -> block, sys. `sys` -> block. The `tidy` test enforces them.
+//! `main` -> config, daemon. `config` -> image (names of cache modes). `daemon` -> config, control,
+//! device, image, sys, and the flush gate of blkmq, which it makes. `control` -> device (mailbox,
+//! disk, config space), sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and
+//! nothing else, ever. `image` -> block, sys. `sys` -> block (tags, times). The `tidy` test
+//! enforces them, with the parts of a room that may be named.
 //!
 //! `blkmq` does not call `image`: it asks for one verb, [`blkmq::Issue`], which the queue thread
 //! supplies. So the whole core runs in a simulator, and a new image cannot touch scheduling.
