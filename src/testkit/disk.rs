@@ -8,6 +8,8 @@
 //! * D3 A power cut keeps the durable content only.
 //! * D4 Faults are chosen by the number of the operation (`fail_kth`) or at random by the seed:
 //!   an error (nothing done), a short transfer (a prefix done), "again", a refusal (`Busy`).
+//! * D5 Channels are numbered in the order in which they were opened. Each takes `depth` operations
+//!   at a time and finds only its own completions.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +39,7 @@ pub enum Fault {
 struct Pending {
     due: Nanos,
     number: u64,
+    channel: usize,
     key: IoKey,
     verb: Verb,
     first_buf: usize,
@@ -65,7 +68,8 @@ struct State {
     syncing: Vec<(u64, Vec<u8>)>,
     pending: Vec<Pending>,
     bufs: Vec<GuestBuf>,
-    ready: VecDeque<IoDone>,
+    /// Per channel.
+    ready: Vec<VecDeque<IoDone>>,
     rng: Rng,
     rates: FaultRates,
     kth: Option<(u64, Fault)>,
@@ -75,12 +79,18 @@ struct State {
     max_syncs_in_flight: usize,
 }
 
+/// One thread's way into the simulated disk.
+struct SimChannel {
+    disk: SimDisk,
+    number: usize,
+}
+
 /// The simulated disk; clones share it.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
 impl SimDisk {
-    /// A disk of `sectors` zeroed sectors that takes `depth` operations at a time.
+    /// A disk of `sectors` zeroed sectors that takes `depth` operations at a time of each channel.
     #[must_use]
     pub fn new(sectors: u64, depth: usize, seed: u64) -> SimDisk {
         let bytes = usize::try_from(sectors * SECTOR_SIZE).expect("a small disk");
@@ -90,8 +100,8 @@ impl SimDisk {
             durable: vec![0; bytes],
             syncing: Vec::new(),
             pending: Vec::with_capacity(depth),
-            bufs: vec![GuestBuf::EMPTY; depth * MAX_BUFS],
-            ready: VecDeque::with_capacity(depth),
+            bufs: Vec::new(),
+            ready: Vec::new(),
             rng: Rng::new(seed),
             rates: FaultRates::default(),
             kth: None,
@@ -144,8 +154,14 @@ impl SimDisk {
             let Some((i, _)) = next.min_by_key(|(_, p)| (p.due, p.number)) else { return };
             let p = s.pending.swap_remove(i);
             let outcome = s.perform(&p);
-            s.ready.push_back(IoDone { key: p.key, outcome });
+            s.ready[p.channel].push_back(IoDone { key: p.key, outcome });
         }
+    }
+
+    /// Whether completions wait to be taken by the channel of this number (D5).
+    #[must_use]
+    pub fn has_ready(&self, channel: usize) -> bool {
+        self.state().ready.get(channel).is_some_and(|ready| !ready.is_empty())
     }
 
     /// What a reader would find now.
@@ -165,8 +181,9 @@ impl SimDisk {
 const MAX_BUFS: usize = 32;
 
 impl State {
-    fn accept(&mut self, io: &Io<'_>) -> Result<(), Busy> {
-        if self.pending.len() >= self.depth || self.rng.chance(self.rates.busy, 1000) {
+    fn accept(&mut self, channel: usize, io: &Io<'_>) -> Result<(), Busy> {
+        let mine = self.pending.iter().filter(|p| p.channel == channel).count();
+        if mine >= self.depth || self.rng.chance(self.rates.busy, 1000) {
             return Err(Busy);
         }
         let number = self.started;
@@ -178,7 +195,7 @@ impl State {
         let slow = if fault == Some(Fault::Slow) { 100 } else { 1 };
         let due = Nanos(self.now.0 + self.rng.below(20_000) * slow + 1);
         let used: Vec<usize> = self.pending.iter().map(|p| p.first_buf).collect();
-        let first_buf = (0..self.depth)
+        let first_buf = (0..self.depth * self.ready.len())
             .map(|i| i * MAX_BUFS)
             .find(|f| !used.contains(f))
             .expect("fewer than depth are pending");
@@ -191,7 +208,8 @@ impl State {
         }
         let bytes = io.bytes;
         let (key, verb, bufs) = (io.key, io.verb, io.bufs.len());
-        self.pending.push(Pending { due, number, key, verb, first_buf, bufs, bytes, fault });
+        let p = Pending { due, number, channel, key, verb, first_buf, bufs, bytes, fault };
+        self.pending.push(p);
         Ok(())
     }
 
@@ -277,7 +295,12 @@ impl Image for SimDisk {
     }
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {
-        Ok(Box::new(self.clone()))
+        let mut s = self.state();
+        let (number, room) = (s.ready.len(), s.bufs.len() + s.depth * MAX_BUFS);
+        let depth = s.depth;
+        s.ready.push(VecDeque::with_capacity(depth));
+        s.bufs.resize(room, GuestBuf::EMPTY);
+        Ok(Box::new(SimChannel { disk: self.clone(), number }))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -291,9 +314,9 @@ impl Image for SimDisk {
     }
 }
 
-impl Channel for SimDisk {
+impl Channel for SimChannel {
     fn submit(&mut self, _ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy> {
-        self.state().accept(io)
+        self.disk.state().accept(self.number, io)
     }
 
     fn finish(&mut self, _io: &Io<'_>, _res: i32) -> Outcome {
@@ -305,7 +328,7 @@ impl Channel for SimDisk {
     }
 
     fn poll_done(&mut self) -> Option<IoDone> {
-        self.state().ready.pop_front()
+        self.disk.state().ready[self.number].pop_front()
     }
 
     fn close(&mut self, _ring: &mut Ring) {}

@@ -6,6 +6,7 @@ use crate::testkit::disk::{Fault, FaultRates};
 
 const SEED: u64 = 0x5eed;
 const SHAPE: Shape = Shape {
+    threads: 1,
     queues: 2,
     depth: 16,
     rates: FaultRates { error: 0, short: 0, again: 0, busy: 0 },

@@ -5,6 +5,7 @@ use crate::testkit::blk::Request;
 use crate::testkit::disk::FaultRates;
 
 const SHAPE: Shape = Shape {
+    threads: 1,
     queues: 2,
     depth: 16,
     rates: FaultRates { error: 0, short: 0, again: 0, busy: 0 },

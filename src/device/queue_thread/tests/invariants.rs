@@ -4,7 +4,10 @@
 use super::world::{Shape, World};
 use crate::testkit::disk::FaultRates;
 
-const CALM: Shape = Shape { queues: 3, depth: 64, rates: NO_FAULTS, stops: false, toggles: false };
+const CALM: Shape =
+    Shape { threads: 1, queues: 3, depth: 64, rates: NO_FAULTS, stops: false, toggles: false };
+/// Four queues of one disk on two threads that share its flush gate.
+const SPREAD: Shape = Shape { threads: 2, queues: 4, ..CALM };
 const NO_FAULTS: FaultRates = FaultRates { error: 0, short: 0, again: 0, busy: 0 };
 
 fn run(seed: u64, shape: Shape, steps: u32) -> World {
@@ -74,4 +77,46 @@ fn i27_queues_stop_and_start_under_load_and_lose_nothing() {
         stops += world.tally.stops;
     }
     assert!(stops > 100, "queues were stopped: {stops}");
+}
+
+#[test]
+fn i23_a_flush_covers_the_writes_of_the_other_thread() {
+    let mut completed = 0;
+    for seed in 600..760 {
+        let world = run(seed, SPREAD, 1500);
+        assert_eq!(world.tally.failed, 0);
+        completed += world.tally.completed;
+    }
+    assert!(completed > 16_000, "the runs did something: {completed}");
+}
+
+#[test]
+fn i24_threads_of_depth_one_share_one_sync_and_starve_nobody() {
+    for seed in 800..860 {
+        let rates = FaultRates { busy: 300, short: 100, again: 100, error: 0 };
+        assert_eq!(run(seed, Shape { depth: 1, rates, ..SPREAD }, 1500).tally.failed, 0);
+    }
+}
+
+#[test]
+fn i25_a_failed_sync_is_told_to_the_waiters_of_both_threads() {
+    let mut failed = 0;
+    for seed in 900..980 {
+        let rates = FaultRates { error: 20, short: 50, again: 20, busy: 20 };
+        failed += run(seed, Shape { rates, threads: 3, ..SPREAD }, 1500).tally.failed_flushes;
+    }
+    assert!(failed > 100, "syncs failed: {failed}");
+}
+
+#[test]
+fn i27_queues_of_two_threads_stop_and_start_under_load() {
+    let mut stops = 0;
+    for seed in 1000..1100 {
+        let rates = FaultRates { short: 50, busy: 100, again: 50, error: 0 };
+        let shape = Shape { stops: true, toggles: true, depth: 4, rates, ..SPREAD };
+        let world = run(seed, shape, 1500);
+        assert_eq!(world.tally.failed, 0);
+        stops += world.tally.stops;
+    }
+    assert!(stops > 200, "queues were stopped: {stops}");
 }

@@ -1,6 +1,13 @@
-//! The simulated world: guests, their disk's model, the thread under test, and a clock.
+//! The simulated world: guests, their disk's model, the threads under test, and a clock.
+//!
+//! Queue `i` belongs to thread `i mod n`, as in the daemon. The threads share the disk and its flush
+//! gate; the seed says who runs when. A thread that said it may sleep runs again only when something
+//! woke it: a kick, a completion of its own, or its bell, which is the mailbox's real eventfd and is
+//! answered some time after it was rung. So a wake-up that nobody gives shows as a guest that waits
+//! for ever.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -17,6 +24,7 @@ use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, mailbox}
 use crate::device::queue_thread::QueueThread;
 use crate::device::{Disk, MAX_QUEUES};
 use crate::image::Image;
+use crate::sys::eventfd;
 use crate::sys::uring::Ring;
 use crate::testkit::TestMemory;
 use crate::testkit::blk::{BlkDriver, Done, Framing, Request};
@@ -66,6 +74,7 @@ pub(super) struct Tally {
 /// How a run is shaped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
+    pub(super) threads: u16,
     pub(super) queues: u16,
     pub(super) depth: usize,
     pub(super) rates: FaultRates,
@@ -77,10 +86,12 @@ pub(super) struct World {
     pub(super) rng: Rng,
     pub(super) sim: SimDisk,
     pub(super) disk: Arc<Disk>,
-    pub(super) thread: QueueThread,
+    pub(super) threads: Vec<QueueThread>,
     pub(super) tally: Tally,
     shape: Shape,
-    mailbox: Mailbox,
+    mailboxes: Vec<Mailbox>,
+    /// Per thread: it said that it may sleep, and nothing has woken it since.
+    asleep: Vec<bool>,
     memory: Arc<TestMemory>,
     pub(super) guests: Vec<Guest>,
     model: DiskModel,
@@ -96,18 +107,27 @@ impl World {
         let mut rng = Rng::new(seed);
         let sim = SimDisk::new(SECTORS as u64, shape.depth, rng.word());
         sim.set_rates(shape.rates);
-        let (mailbox, inbox) = mailbox().expect("an eventfd");
-        let disk = Arc::new(disk_on(&sim, &mailbox));
-        let ring = Ring::new(8).expect("io_uring works on the test machine");
-        let thread = QueueThread::new(0, ring, inbox).expect("the mailbox can be watched");
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+            (0..shape.threads).map(|_| mailbox().expect("an eventfd")).unzip();
+        // Whether flushes may be answered without a sync is the disk's choice (G5).
+        let policy = FlushPolicy { exclusive: !seed.is_multiple_of(4), noop: false };
+        let disk = Arc::new(disk_on(&sim, &mailboxes, policy));
+        let threads: Vec<_> = (0..shape.threads)
+            .zip(inboxes)
+            .map(|(index, inbox)| {
+                let ring = Ring::new(8).expect("io_uring works on the test machine");
+                QueueThread::new(index, ring, inbox).expect("the mailbox can be watched")
+            })
+            .collect();
         let memory = Arc::new(TestMemory::new(8 << 20));
         let mut world = World {
             sim,
             disk,
-            thread,
+            asleep: vec![true; threads.len()],
+            threads,
             tally: Tally::default(),
             shape,
-            mailbox,
+            mailboxes,
             memory,
             guests: Vec::new(),
             model: DiskModel::new(SECTORS),
@@ -156,8 +176,14 @@ impl World {
             features: features.iter().fold(0, |bits, f| bits | 1 << f),
             disk: Arc::clone(&self.disk),
         };
-        self.thread.start(start).expect("the queue was stopped");
+        let t = self.thread_of(g);
+        self.threads[t].start(start).expect("the queue was stopped");
+        self.asleep[t] = false;
         self.guests[g].running = Running::Yes;
+    }
+
+    fn thread_of(&self, g: usize) -> usize {
+        g % self.threads.len()
     }
 
     /// How often the err eventfd of guest `g` was written.
@@ -167,8 +193,8 @@ impl World {
 
     /// Stops the queue of guest `g` and returns what control gets back.
     pub(super) fn stop_now(&mut self, g: usize) -> QueueStopped {
-        let answer = self.mailbox.stop_later(ID, self.guests[g].queue).expect("it lives");
-        self.thread.on_mailbox(true, self.now);
+        let mailbox = &self.mailboxes[self.thread_of(g)];
+        let answer = mailbox.stop_later(ID, self.guests[g].queue).expect("it lives");
         self.iterate();
         let stopped = answer.try_recv().expect("nothing is in flight").expect("it ran");
         self.guests[g].running =
@@ -178,9 +204,9 @@ impl World {
 
     fn stop(&mut self, g: usize) {
         if matches!(self.guests[g].running, Running::Yes) {
-            let answer = self.mailbox.stop_later(ID, self.guests[g].queue).expect("it lives");
+            let mailbox = &self.mailboxes[self.thread_of(g)];
+            let answer = mailbox.stop_later(ID, self.guests[g].queue).expect("it lives");
             self.guests[g].running = Running::Stopping(answer);
-            self.thread.on_mailbox(true, self.now);
         }
     }
 
@@ -276,26 +302,49 @@ impl World {
     /// Guest `g` makes its requests visible, and kicks if the device wants to be kicked.
     pub(super) fn kick(&mut self, g: usize) {
         if self.guests[g].driver.publish() {
-            let queue = self.guests[g].queue;
-            let slot =
-                self.thread.queues.iter().position(|q| q.as_ref().is_some_and(|q| q.id == queue));
+            let (queue, t) = (self.guests[g].queue, self.thread_of(g));
+            let thread = &mut self.threads[t];
+            let slot = thread.queues.iter().position(|q| q.as_ref().is_some_and(|q| q.id == queue));
             if let Some(slot) = slot {
-                let generation = self.thread.queues[slot].as_ref().expect("found").generation;
-                self.thread.on_kick(u16::try_from(slot).expect("few"), generation, true);
+                let generation = thread.queues[slot].as_ref().expect("found").generation;
+                thread.on_kick(u16::try_from(slot).expect("few"), generation, true);
+                self.asleep[t] = false;
             }
         }
     }
 
-    /// One iteration of the thread, then the guests look at what came back.
+    /// Thread `t` runs once, if anything wakes it. Whether it did.
+    fn wake(&mut self, t: usize) -> bool {
+        let thread = &mut self.threads[t];
+        let rung = eventfd::drain(thread.inbox.as_fd()).is_some();
+        if rung {
+            thread.on_mailbox(true, self.now);
+        }
+        let woken = rung || !self.asleep[t] || self.sim.has_ready(t);
+        if woken {
+            self.asleep[t] = thread.iterate(self.now);
+        }
+        woken
+    }
+
+    /// Each thread runs once, if anything wakes it; then the guests look at what came back. `true`
+    /// when all may sleep.
     pub(super) fn iterate(&mut self) -> bool {
-        let may_sleep = self.thread.iterate(self.now);
+        for t in 0..self.threads.len() {
+            self.wake(t);
+        }
+        self.look();
+        self.asleep.iter().all(|asleep| *asleep)
+    }
+
+    /// The guests, and control, look at what came back.
+    fn look(&mut self) {
         self.collect_stopped();
         for g in 0..self.guests.len() {
             while let Some(done) = self.guests[g].driver.poll() {
                 self.check(g, &done);
             }
         }
-        may_sleep
     }
 
     fn check(&mut self, g: usize, done: &Done) {
@@ -347,7 +396,12 @@ impl World {
             0..=39 => self.add(g),
             40..=59 => self.kick(g),
             60..=79 => {
-                self.iterate();
+                let t = usize::try_from(self.rng.below(self.threads.len() as u64)).expect("few");
+                self.wake(t);
+                // Threads may be ahead of what the guests have seen.
+                if self.rng.chance(2, 3) {
+                    self.look();
+                }
             }
             80..=95 => {
                 self.now = Nanos(self.now.0 + self.rng.below(8_000));
@@ -376,9 +430,10 @@ impl World {
             for g in 0..self.guests.len() {
                 self.start(g);
             }
-            if !self.iterate() {
+            if (0..self.threads.len()).any(|t| self.wake(t)) {
                 continue;
             }
+            self.look();
             match self.sim.next_due() {
                 Some(due) => {
                     self.now = self.now.max(due);
@@ -391,8 +446,10 @@ impl World {
         for guest in &self.guests {
             assert!(guest.sent.is_empty(), "never came back (I01, I10): {:?}", guest.sent);
         }
-        for queue in self.thread.queues.iter().flatten() {
-            assert!(self.thread.lanes[queue.lane].domain.is_idle(queue.hctx), "I27");
+        for thread in &self.threads {
+            for queue in thread.queues.iter().flatten() {
+                assert!(thread.lanes[queue.lane].domain.is_idle(queue.hctx), "I27");
+            }
         }
         self.model.check_read(0, &self.sim.content()).expect("the image holds what was written");
     }
@@ -409,7 +466,7 @@ fn split_segments(rng: &mut Rng, start: usize, len: usize) -> Vec<(u64, u32, u32
     segments
 }
 
-fn disk_on(sim: &SimDisk, mailbox: &Mailbox) -> Disk {
+fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
     let mut serial = [0; 20];
     serial[..4].copy_from_slice(b"test");
     Disk {
@@ -418,8 +475,8 @@ fn disk_on(sim: &SimDisk, mailbox: &Mailbox) -> Disk {
         image: Arc::new(sim.clone()),
         serial,
         writeback: AtomicBool::new(true),
-        flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
-        bells: vec![mailbox.bell()],
+        flush: Arc::new(FlushGate::new(u16::try_from(mailboxes.len()).expect("few"), policy)),
+        bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
     }
 }
