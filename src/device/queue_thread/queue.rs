@@ -202,8 +202,12 @@ impl Queue {
     }
 
     /// Asks the guest to kick again. `true` when entries arrived meanwhile: sweep again (I12).
+    ///
+    /// Not while there is no room for another bio: what waits in the ring cannot be fetched, so it
+    /// must neither cause kicks nor keep the thread awake. The completion that makes room marks the
+    /// queue active.
     pub(super) fn rearm(&mut self) -> bool {
-        if self.fetches() && self.vq.enable_notifications() {
+        if self.fetches() && self.slots.can_accept() && self.vq.enable_notifications() {
             self.active = true;
         }
         self.active

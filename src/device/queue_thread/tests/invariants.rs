@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr, reason = "a failure has to show its seed")]
 
 use super::world::{Shape, World};
+use crate::device::slots::RANGE_BLOCKS;
 use crate::testkit::disk::FaultRates;
 
 const CALM: Shape =
@@ -119,4 +120,18 @@ fn i27_queues_of_two_threads_stop_and_start_under_load() {
         stops += world.tally.stops;
     }
     assert!(stops > 200, "queues were stopped: {stops}");
+}
+
+/// Range blocks run out before heads do: what waits in the ring must not keep the thread awake.
+#[test]
+fn a_queue_without_room_for_another_bio_sleeps_until_one_is_finished() {
+    for seed in 0..8 {
+        let mut world = World::new(seed, Shape { queues: 1, ..CALM });
+        (0..RANGE_BLOCKS + 4).for_each(|i| world.add_split_discard(0, 2 * i));
+        world.kick(0);
+        assert!((0..4).any(|_| world.iterate()), "the thread never sleeps");
+        assert_eq!(world.tally.completed, 0, "nothing has finished yet");
+        world.settle();
+        assert_eq!((world.tally.completed, world.tally.failed), (RANGE_BLOCKS as u64 + 4, 0));
+    }
 }

@@ -299,6 +299,18 @@ impl World {
         assert!(before.is_none(), "the driver reuses a head only after it came back");
     }
 
+    /// Guest `g` adds a discard of these two sectors, in two segments.
+    pub(super) fn add_split_discard(&mut self, g: usize, start: usize) {
+        self.mark(start, 2, -1);
+        self.model.write_submitted(start, 2, 0);
+        let at = start as u64;
+        let request = Request::discard(&[(at, 1, 0), (at + 1, 1, 0)]);
+        let sent = Sent::Write { start, len: 2, value: 0, through: None };
+        let driver = &mut self.guests[g].driver;
+        let head = driver.add_framed(&request, &Framing::indirect(&request)).expect("room");
+        assert!(self.guests[g].sent.insert(head, sent).is_none(), "a free head");
+    }
+
     /// Guest `g` makes its requests visible, and kicks if the device wants to be kicked.
     pub(super) fn kick(&mut self, g: usize) {
         if self.guests[g].driver.publish() {
