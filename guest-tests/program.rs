@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{Client, Wish, serves};
 use common::daemon::{
-    Daemon, Ended, PATIENCE, Scratch, eventually, finish, is_socket, listens, program, run,
+    Daemon, Ended, PATIENCE, Scratch, eventually, finish, is_socket, program, run,
 };
 use common::rng::{pattern, seed};
 
@@ -417,7 +417,7 @@ fn it_runs_in_the_foreground_and_says_nothing_on_stdout() {
         .stderr(Stdio::null())
         .spawn()
         .expect("it starts");
-    assert!(eventually(PATIENCE, || listens(&socket)));
+    assert!(eventually(PATIENCE, || is_socket(&socket)));
     serves(&socket);
     assert!(child.try_wait().expect("our child").is_none(), "it has not gone to the background");
     common::foreign::kill(child.id(), libc::SIGTERM);

@@ -138,7 +138,7 @@ impl Daemon {
         let mut daemon = Daemon { child, socket, log };
         let ready = eventually(PATIENCE, || {
             assert!(daemon.running(), "the daemon ended: {}", daemon.said());
-            listens(&daemon.socket)
+            is_socket(&daemon.socket)
         });
         assert!(ready, "it does not listen: {}", daemon.said());
         daemon
@@ -270,12 +270,13 @@ impl Drop for Daemon {
     }
 }
 
-/// Whether `path` is a socket.
+/// Whether `path` is a socket. One of ours can be connected to as soon as it is there.
 pub(crate) fn is_socket(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket())
 }
 
-/// Whether somebody listens at `path`, without connecting: a connection is a front-end already.
+/// Whether a program that binds its socket to `path` itself listens there, without connecting: a
+/// connection is a front-end already. (Ours binds another name and renames it.)
 pub(crate) fn listens(path: &Path) -> bool {
     // Num RefCount Protocol Flags Type St Inode Path; the flag is __SO_ACCEPTCON.
     let table = fs::read_to_string("/proc/net/unix").expect("this is Linux");
