@@ -4,8 +4,11 @@
 use std::fs;
 
 use vhost_user_blkmq::testkit::blk::Request;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::bench::{Bench, Plan, QUIET, Victim, share};
+use crate::common::client::LOST;
+use crate::common::daemon::eventually;
 use crate::common::foreign;
 use crate::common::rng::pattern;
 use crate::common::session::{Fate, request, ring_state};
@@ -374,4 +377,32 @@ fn an_idle_daemon_uses_no_processor_time() {
     std::thread::sleep(QUIET * 15);
     let spent = cpu_time(victim.daemon.pid()) - before;
     assert!(spent <= 2, "{spent} ticks of 10 ms in 450 ms of rest");
+}
+
+/// Writing to a blocking eventfd whose counter is full waits for the front-end, for ever.
+#[test]
+fn doorbells_that_are_full_hold_nobody_up() {
+    let mut victim = Victim::new(&[]);
+    let mut bench = Bench::prepare(victim.daemon.socket(), Plan::default());
+    let queue = bench.queue(0);
+    for bell in [&mut queue.call, &mut queue.err] {
+        *bell = EventFd::new(libc::EFD_CLOEXEC).expect("an eventfd");
+        bell.write(u64::MAX - 1).expect("what a counter holds");
+    }
+    bench.start_queue(0);
+    bench.start_queue(1);
+    let queue = bench.queue(0);
+    queue.blk.add(&Request::read(0, 512)).expect("room");
+    queue.publish();
+    assert!(eventually(LOST, || queue.blk.poll().is_some()), "the request comes back");
+    bench.queue(1).serves(1);
+    // An entry that does not exist breaks the ring, which is said on the other bell.
+    bench.queue(0).blk.driver_mut().push_avail(5000);
+    bench.queue(0).publish();
+    bench.queue(0).ring_doorbell();
+    bench.queue(1).serves(2);
+    bench.stop_queue(0);
+    drop(bench);
+    victim.unharmed("full doorbells");
+    victim.daemon.stop();
 }

@@ -79,8 +79,16 @@ pub fn check_bell(fd: BorrowedFd<'_>, bell: Bell) -> io::Result<()> {
         .map_err(|_| invalid("it cannot be polled"))
 }
 
+/// Whether a write to the descriptor may wait: `O_NONBLOCK` is not set, nor ours to set (D1).
+#[must_use]
+pub fn blocks(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: reads the flags of a descriptor that the borrow keeps open.
+    let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) };
+    flags < 0 || flags & libc::O_NONBLOCK == 0
+}
+
 /// Rings an eventfd that others made, without blocking: one whose counter is full has been rung
-/// already. (A write to a full one waits, unless `O_NONBLOCK` is set, which is not ours to set: D1.)
+/// already. (A write to a full one waits, if it [`blocks`].)
 pub fn ring(event: &EventFd) {
     let mut poll = libc::pollfd { fd: event.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd of ours, which outlives the call.

@@ -250,9 +250,7 @@ impl QueueThread {
                 },
                 Command::SetCall(disk, queue, call) => {
                     if let Some(q) = self.find(disk, queue) {
-                        q.call = call;
-                        // Used buffers may have been announced to the old one: tell the new one.
-                        q.announce();
+                        q.set_call(call);
                     }
                 }
                 Command::SetErr(disk, queue, err) => {

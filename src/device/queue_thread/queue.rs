@@ -6,6 +6,8 @@
 //! * Q2 A broken or stopping queue fetches nothing more; what it has fetched is finished (L4, L6).
 //! * Q3 A batch of completions is published with one index store and at most one notification;
 //!   only then are its tags free again (I02).
+//! * Q4 A doorbell of the front-end never holds the thread up: one that may block is asked first
+//!   whether it has room. Whether it may is asked once, because asking costs a system call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +22,7 @@ use crate::device::mailbox::{QueueStart, QueueStopped};
 use crate::device::request::{Parsed, Rules, fetch};
 use crate::device::slots::Slots;
 use crate::device::virtqueue::{Chain, Position, VirtQueue};
+use crate::sys::fd;
 use crate::sys::guest::GuestMemory;
 
 /// Heads fetched from one queue before the next queue has its turn.
@@ -45,7 +48,9 @@ pub(super) struct Queue {
     /// Someone waits for the drained queue (Q2).
     pub(super) stopping: Option<StopReply>,
     pub(super) kick: Option<EventFd>,
-    pub(super) call: Option<EventFd>,
+    call: Option<EventFd>,
+    /// Whether a write to `call` may wait (Q4).
+    call_blocks: bool,
     pub(super) err: Option<EventFd>,
     pub(super) slots: Slots,
     vq: VirtQueue,
@@ -76,6 +81,7 @@ impl Queue {
             broken: false,
             stopping: None,
             kick: start.kick,
+            call_blocks: may_block(start.call.as_ref()),
             call: start.call,
             err: start.err,
             slots: Slots::new(size),
@@ -163,9 +169,17 @@ impl Queue {
         self.broken = true;
         self.active = false;
         if let Some(err) = &self.err {
-            // The front-end's eventfd may be full or gone; it only misses a hint.
-            let _ = err.write(1);
+            // The front-end's eventfd may be full or gone; it only misses a hint (Q4).
+            fd::ring(err);
         }
+    }
+
+    /// Announces used buffers at `call` from now on. There may be some that were announced to the
+    /// old one: tells the new one.
+    pub(super) fn set_call(&mut self, call: Option<EventFd>) {
+        self.call_blocks = may_block(call.as_ref());
+        self.call = call;
+        self.announce();
     }
 
     /// Answers everything that the core has finished (Q3).
@@ -188,10 +202,12 @@ impl Queue {
     }
 
     /// Tells the guest that there are used buffers, if it listens.
-    pub(super) fn announce(&self) {
-        if let Some(call) = &self.call {
+    fn announce(&self) {
+        match &self.call {
+            Some(call) if self.call_blocks => fd::ring(call), // Q4
             // Full or gone: the guest has an interrupt pending, or nobody listens any more.
-            let _ = call.write(1);
+            Some(call) => drop(call.write(1)),
+            None => {}
         }
     }
 
@@ -226,4 +242,9 @@ impl Queue {
         };
         (stopped, self.memory)
     }
+}
+
+/// Whether ringing may wait (Q4).
+fn may_block(bell: Option<&EventFd>) -> bool {
+    bell.is_some_and(|bell| fd::blocks(fd::borrow(bell)))
 }

@@ -131,3 +131,11 @@ fn only_whole_descriptors_of_a_rights_message_count() {
     assert_eq!(attached(&control).count(), 0);
     assert_eq!(attached(&[]).count(), 0);
 }
+
+#[test]
+fn whether_a_write_may_wait_is_seen() {
+    for (flags, waits) in [(0, true), (libc::EFD_NONBLOCK, false)] {
+        let event = EventFd::new(flags).expect("an eventfd");
+        assert_eq!(blocks(borrow(&event)), waits);
+    }
+}
