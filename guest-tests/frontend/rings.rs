@@ -11,7 +11,7 @@ use crate::common::client::LOST;
 use crate::common::daemon::eventually;
 use crate::common::foreign;
 use crate::common::rng::pattern;
-use crate::common::session::{Fate, request, ring_state};
+use crate::common::session::{Fate, NO_FD, request, ring_state};
 
 /// Clock ticks (10 ms) of processor time that a process has used.
 pub(crate) fn cpu_time(pid: u32) -> u64 {
@@ -404,5 +404,27 @@ fn doorbells_that_are_full_hold_nobody_up() {
     bench.stop_queue(0);
     drop(bench);
     victim.unharmed("full doorbells");
+    victim.daemon.stop();
+}
+
+/// Bit 8 of SET_VRING_KICK: the device is to look at the ring by itself.
+#[test]
+fn a_ring_without_a_kick_descriptor_is_served() {
+    let mut victim = Victim::new(&[]);
+    for plan in [Plan::default(), Plan::event_idx()] {
+        let mut bench = Bench::prepare(victim.daemon.socket(), plan);
+        bench.announce_queue(0);
+        let call = bench.queue(0).call.try_clone().expect("a descriptor");
+        let fate = bench.session.ring_fd(request::SET_VRING_CALL, 0, Some(&call));
+        assert_eq!(fate, Fate::Accepted);
+        bench.session.must(request::SET_VRING_KICK, &NO_FD.to_le_bytes(), &[]);
+        bench.enable_queue(0, true);
+        for key in 0..20 {
+            bench.queue(0).serves(key);
+        }
+        bench.stop_queue(0);
+        drop(bench);
+        victim.unharmed("a ring without a kick");
+    }
     victim.daemon.stop();
 }

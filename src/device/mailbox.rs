@@ -31,7 +31,7 @@ pub struct QueueStart {
     pub ring: RingSetup,
     /// The generation that the ring's addresses belong to.
     pub memory: Arc<GuestMemory>,
-    /// The guest's doorbell; `None` when the front-end wants the ring polled by other means.
+    /// The guest's doorbell; `None` when the front-end has none: the thread looks by itself.
     pub kick: Option<EventFd>,
     /// Where to announce used buffers; `None` for a guest that polls.
     pub call: Option<EventFd>,

@@ -97,6 +97,11 @@ impl Queue {
         &self.memory
     }
 
+    /// Whether entries may arrive without a kick.
+    pub(super) fn is_unkicked(&self) -> bool {
+        self.kick.is_none() && self.fetches()
+    }
+
     fn fetches(&self) -> bool {
         !self.broken && self.stopping.is_none()
     }
