@@ -271,6 +271,7 @@ impl QueueThread {
                 }
                 Command::Exit => {
                     self.exiting = true;
+                    self.queues.iter_mut().flatten().for_each(|q| q.ending = true);
                     return;
                 }
             }
@@ -283,6 +284,9 @@ impl QueueThread {
     }
 
     fn start(&mut self, start: QueueStart) -> Result<(), String> {
+        if self.exiting {
+            return Err("the queue thread is ending".to_string());
+        }
         if self.find(start.disk.id, start.queue).is_some() {
             return Err(format!("queue {} runs already", start.queue.0));
         }

@@ -3,7 +3,8 @@
 //!
 //! * Q1 A popped head goes into the core at once (`submit` or `reject`); a head that the core
 //!   refuses is live already, so the guest broke the rules: the queue is broken (I02).
-//! * Q2 A broken or stopping queue fetches nothing more; what it has fetched is finished (L4, L6).
+//! * Q2 A queue that is broken or stopping, or whose thread is to end, fetches nothing more; what it
+//!   has fetched is finished (L4, L6).
 //! * Q3 A batch of completions is published with one index store and at most one notification;
 //!   only then are its tags free again (I02).
 //! * Q4 A doorbell of the front-end never holds the thread up: one that may block is asked first
@@ -47,6 +48,8 @@ pub(super) struct Queue {
     pub(super) broken: bool,
     /// Someone waits for the drained queue (Q2).
     pub(super) stopping: Option<StopReply>,
+    /// The thread is to end (Q2).
+    pub(super) ending: bool,
     pub(super) kick: Option<EventFd>,
     call: Option<EventFd>,
     /// Whether a write to `call` may wait (Q4).
@@ -80,6 +83,7 @@ impl Queue {
             active: true,
             broken: false,
             stopping: None,
+            ending: false,
             kick: start.kick,
             call_blocks: may_block(start.call.as_ref()),
             call: start.call,
@@ -103,7 +107,7 @@ impl Queue {
     }
 
     fn fetches(&self) -> bool {
-        !self.broken && self.stopping.is_none()
+        !self.broken && !self.ending && self.stopping.is_none()
     }
 
     /// Fetches up to [`SWEEP_BUDGET`] bios into the core. Afterwards `active` says whether more

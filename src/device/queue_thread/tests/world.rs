@@ -210,6 +210,19 @@ impl World {
         }
     }
 
+    /// Asks every thread to end.
+    pub(super) fn ask_to_end(&mut self) {
+        for mailbox in &self.mailboxes {
+            mailbox.exit().expect("it lives");
+        }
+    }
+
+    /// Time passes, and the disk works.
+    pub(super) fn pass(&mut self, nanos: u64) {
+        self.now = Nanos(self.now.0 + nanos);
+        self.sim.advance(self.now);
+    }
+
     fn collect_stopped(&mut self) {
         for guest in &mut self.guests {
             let Running::Stopping(answer) = &guest.running else { continue };
@@ -416,8 +429,8 @@ impl World {
                 }
             }
             80..=95 => {
-                self.now = Nanos(self.now.0 + self.rng.below(8_000));
-                self.sim.advance(self.now);
+                let nanos = self.rng.below(8_000);
+                self.pass(nanos);
             }
             96..=97 if self.shape.stops => self.stop(g),
             98 if self.shape.stops => self.start(g),
