@@ -88,7 +88,12 @@ impl Service {
         if traits.read_only || traits.flush_is_noop {
             return Ok(());
         }
-        self.disk.image.sync().map_err(DaemonError::Sync)
+        let synced = self.disk.image.sync();
+        match self.disk.flush.failed() {
+            // L9: the kernel tells of a lost write once; a sync that works now is no excuse.
+            Some(e) => Err(DaemonError::Sync(io::Error::from_raw_os_error(e.0))),
+            None => synced.map_err(DaemonError::Sync),
+        }
     }
 }
 
@@ -168,6 +173,27 @@ fn remedy(error: &io::Error, pinned: bool) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::Errno;
+
+    fn on_file(image: &std::path::Path) -> Service {
+        let argv = ["x".to_owned(), "--fd=9".to_owned(), format!("--blk-file={}", image.display())];
+        let argv: Vec<_> = argv.into_iter().map(Into::into).collect();
+        match crate::config::from_argv(&argv) {
+            Ok(crate::config::Command::Serve(config)) => Service::start(&config).expect("it opens"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_not_forgotten_at_the_end() {
+        let image = tempfile::NamedTempFile::new().expect("a file");
+        image.as_file().set_len(1 << 20).expect("room");
+        on_file(image.path()).stop().expect("nothing is lost");
+        let service = on_file(image.path());
+        service.disk.flush.latch(Errno(libc::ENOSPC));
+        let end = service.stop().expect_err("what a flush lost is lost");
+        assert!(matches!(&end, DaemonError::Sync(e) if e.raw_os_error() == Some(libc::ENOSPC)));
+    }
 
     #[test]
     fn every_refusal_of_a_thread_has_a_remedy() {
