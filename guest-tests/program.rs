@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -423,4 +424,33 @@ fn it_runs_in_the_foreground_and_says_nothing_on_stdout() {
     common::foreign::kill(child.id(), libc::SIGTERM);
     assert!(child.wait().expect("our child").success());
     assert_eq!(fs::read(&stdout).expect("there"), b"");
+}
+
+/// A limit or a busy machine may refuse the descriptors and the thread of one session. That is
+/// no reason to leave those that come later without a disk.
+#[test]
+fn a_front_end_that_cannot_be_served_now_ends_nothing() {
+    let scratch = Scratch::new();
+    let (mut daemon, _) = Daemon::on_new_image(&scratch, MIB, &[]);
+    serves(daemon.socket());
+    daemon.at_rest();
+    let numbers: Vec<u32> = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .expect("the daemon lives")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let limit = |soft: u32| {
+        let process = format!("--pid={}", daemon.pid());
+        let status = Command::new("prlimit").arg(process).arg(format!("--nofile={soft}:")).status();
+        assert!(status.expect("util-linux is there").success());
+    };
+    // Room for the connection itself, and for nothing that its session needs.
+    let free = (0..).find(|n| !numbers.contains(n)).expect("some number is free");
+    limit(free + 1);
+    let mut refused = UnixStream::connect(daemon.socket()).expect("the daemon listens");
+    refused.set_read_timeout(Some(PATIENCE)).expect("open");
+    assert_eq!(refused.read(&mut [0]).expect("the connection is closed"), 0);
+    limit(1024);
+    assert!(daemon.running(), "{}", daemon.said());
+    serves(daemon.socket());
+    daemon.stop();
 }

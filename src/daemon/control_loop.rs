@@ -6,8 +6,8 @@
 //!   session does. A session is joined only after it has rung the bell.
 //! * E3 A stop ends the session by shutting its socket down: the session sees the end of the
 //!   stream, drains its rings, and returns.
-//! * E4 A failed accept (no descriptors, no memory) is no reason to end and none to spin: the
-//!   listener rests for a while.
+//! * E4 A failed accept, or a session that cannot start (no descriptors, no memory, no thread), is
+//!   no reason to end and none to spin: the listener rests for a while.
 
 use std::io;
 use std::net::Shutdown;
@@ -24,7 +24,7 @@ use super::poller::{Poller, Source};
 use crate::sys::fd::borrow;
 use crate::sys::signal::StopSignals;
 
-/// How long the listener rests after a failed accept (E4), in milliseconds.
+/// How long the listener rests after a failure (E4), in milliseconds.
 const REST_MS: i32 = 500;
 
 /// Serves one connection from beginning to end, on a thread of its own.
@@ -101,18 +101,19 @@ impl ControlLoop<'_> {
                         return Ok(Ended::Signal(signal));
                     }
                 }
-                Some(Source::Listener) => match listener.accept() {
-                    Ok(None) => {}
-                    Ok(Some(stream)) => {
-                        self.poller.remove(listener)?; // E1
-                        self.start_session(stream)?;
+                Some(Source::Listener) => {
+                    let next = listener.accept().and_then(|stream| match stream {
+                        Some(stream) => self.start_session(stream).map(|()| true),
+                        None => Ok(false),
+                    });
+                    if !matches!(next, Ok(false)) {
+                        self.poller.remove(listener)?; // E1, E4
                     }
-                    Err(e) => {
-                        warn!("cannot accept a front-end: {e}");
-                        self.poller.remove(listener)?;
+                    if let Err(e) = next {
+                        warn!("cannot serve a front-end: {e}");
                         resting = true;
                     }
-                },
+                }
                 Some(Source::Session) => {
                     self.reap_session();
                     self.poller.add(Source::Listener, listener)?;
@@ -149,10 +150,11 @@ impl ControlLoop<'_> {
         let kept = stream.try_clone()?;
         let bell = Bell(Arc::clone(&self.bell));
         let serve = Arc::clone(&self.serve);
-        let thread = std::thread::Builder::new().name("session".to_owned()).spawn(move || {
-            let _bell = bell;
-            serve(stream);
-        })?;
+        let thread =
+            std::thread::Builder::new().name("blkmq-session".to_owned()).spawn(move || {
+                let _bell = bell;
+                serve(stream);
+            })?;
         self.session = Some(Running { stream: kept, thread });
         Ok(())
     }
