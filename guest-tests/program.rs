@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -268,6 +268,17 @@ fn fd_takes_a_connected_socket() {
     let ended = eventually(PATIENCE, || child.try_wait().expect("our child").is_some());
     assert!(ended, "with its only connection gone there is nothing left to serve");
     assert!(child.wait().expect("our child").success());
+}
+
+#[test]
+fn fd_with_a_connection_that_talks_nonsense_is_a_failure() {
+    let scratch = Scratch::new();
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair can be made");
+    let mut child = with_fd(theirs.into(), &scratch.image(MIB));
+    ours.write_all(&[0xff; 12]).expect("the daemon reads");
+    let ended = eventually(PATIENCE, || child.try_wait().expect("our child").is_some());
+    assert!(ended, "the connection cannot go on");
+    assert_eq!(child.wait().expect("our child").code(), Some(1));
 }
 
 #[test]

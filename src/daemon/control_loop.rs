@@ -27,16 +27,19 @@ use crate::sys::signal::StopSignals;
 /// How long the listener rests after a failure (E4), in milliseconds.
 const REST_MS: i32 = 500;
 
-/// Serves one connection from beginning to end, on a thread of its own.
-pub(super) type Serve = Arc<dyn Fn(UnixStream) + Send + Sync>;
+/// Serves one connection from beginning to end, on a thread of its own; the error says why it did
+/// not end by being closed.
+pub(super) type Serve = Arc<dyn Fn(UnixStream) -> Result<(), String> + Send + Sync>;
 
 /// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// This signal.
     Signal(i32),
     /// The one connection that there was is over.
     Disconnected,
+    /// The one connection that there was could not go on, for this reason.
+    Failed(String),
 }
 
 /// Rings when it is dropped: at the end of a session, however it ends.
@@ -52,14 +55,15 @@ impl Drop for Bell {
 /// The session that runs.
 struct Running {
     stream: UnixStream,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Result<(), String>>,
 }
 
 impl Running {
-    fn join(self) {
-        if self.thread.join().is_err() {
+    fn join(self) -> Result<(), String> {
+        self.thread.join().unwrap_or_else(|_| {
             warn!("the session thread panicked");
-        }
+            Err("its thread panicked".to_owned())
+        })
     }
 }
 
@@ -115,7 +119,8 @@ impl ControlLoop<'_> {
                     }
                 }
                 Some(Source::Session) => {
-                    self.reap_session();
+                    // Its reason was logged; the next front-end may do better.
+                    let _ = self.reap_session();
                     self.poller.add(Source::Listener, listener)?;
                 }
                 None if resting => {
@@ -137,8 +142,8 @@ impl ControlLoop<'_> {
                     }
                 }
                 Some(Source::Session) => {
-                    self.reap_session();
-                    return Ok(Ended::Disconnected);
+                    let end = self.reap_session();
+                    return Ok(end.map_or_else(Ended::Failed, |()| Ended::Disconnected));
                 }
                 Some(Source::Listener) | None => {}
             }
@@ -153,26 +158,26 @@ impl ControlLoop<'_> {
         let thread =
             std::thread::Builder::new().name("blkmq-session".to_owned()).spawn(move || {
                 let _bell = bell;
-                serve(stream);
+                serve(stream)
             })?;
         self.session = Some(Running { stream: kept, thread });
         Ok(())
     }
 
     /// The session has rung: takes it down, and answers the bell.
-    fn reap_session(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.join();
-        }
+    fn reap_session(&mut self) -> Result<(), String> {
+        let end = self.session.take().map_or(Ok(()), Running::join);
         // Nothing to read means that the bell was answered before.
         let _ = self.bell.read();
+        end
     }
 
     fn end_session(&mut self) {
         if let Some(session) = self.session.take() {
             // E3. A front-end that is gone has shut it down already.
             let _ = session.stream.shutdown(Shutdown::Both);
-            session.join();
+            // Its reason was logged; whoever ends it now has a reason of its own.
+            let _ = session.join();
         }
     }
 }

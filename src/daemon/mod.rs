@@ -51,6 +51,9 @@ pub enum DaemonError {
     /// Signals, epoll, the making of a session thread.
     #[error("the control loop failed ({0}): raise the limits of descriptors and threads")]
     Loop(io::Error),
+    /// The one connection, which `--fd` named.
+    #[error("the connection that was passed could not go on ({0}): look at its front-end")]
+    Session(String),
     /// The last sync.
     #[error(
         "the image could not be synced at the end ({0}): check its storage; what the guest wrote \
@@ -102,12 +105,16 @@ fn serve(
     match ended {
         Ok(Ended::Signal(number)) => info!("stopping on signal {number}"),
         Ok(Ended::Disconnected) => info!("stopping: the front-end has gone"),
+        Ok(Ended::Failed(_)) => {}
         Err(_) => {} // main says it
     }
     let stopped = service.stop();
     drop(entrance); // B2: the file goes when everything is durable
-    ended.map_err(DaemonError::Loop)?;
+    let ended = ended.map_err(DaemonError::Loop)?;
     stopped?;
+    if let Ended::Failed(why) = ended {
+        return Err(DaemonError::Session(why));
+    }
     info!("stopped");
     Ok(())
 }

@@ -60,10 +60,11 @@ impl Service {
         Arc::new(move |stream: UnixStream| {
             let session = Session::new(Arc::clone(&disk), &mailboxes, limits);
             let end = session.serve(stream);
-            if end.is_clean() {
-                // Any other end has been reported by the session itself.
-                info!("the front-end has disconnected");
+            if !end.is_clean() {
+                return Err(end.to_string()); // logged by the session itself
             }
+            info!("the front-end has disconnected");
+            Ok(())
         })
     }
 

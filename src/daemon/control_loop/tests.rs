@@ -11,15 +11,16 @@ use super::*;
 /// Far longer than anything here takes: only a defect waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An echo session that reports when it begins and ends. `z` ends it from inside.
+/// An echo session that reports when it begins and ends. `z` ends it from inside, `x` badly.
 fn echo(reports: Sender<&'static str>) -> Serve {
     Arc::new(move |mut stream: UnixStream| {
         reports.send("begin").expect("the test listens");
         let mut byte = [0];
-        while stream.read(&mut byte).expect("readable") == 1 && byte != *b"z" {
+        while stream.read(&mut byte).expect("readable") == 1 && byte != *b"z" && byte != *b"x" {
             stream.write_all(&byte).expect("writable");
         }
         reports.send("end").expect("the test listens");
+        if byte == *b"x" { Err("an x".to_owned()) } else { Ok(()) }
     })
 }
 
@@ -128,6 +129,15 @@ fn the_end_of_the_one_connection_is_the_end() {
 }
 
 #[test]
+fn a_bad_end_of_the_one_connection_is_told() {
+    let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+    let fixture = Fixture::start(|_| Entrance::Connected(ours));
+    theirs.write_all(b"x").expect("writable");
+    assert_eq!([fixture.report(), fixture.report()], ["begin", "end"]);
+    assert_eq!(fixture.end(), Ended::Failed("an x".to_owned()));
+}
+
+#[test]
 fn a_stop_signal_ends_the_one_connection() {
     let (ours, mut theirs) = UnixStream::pair().expect("a pair");
     let mut fixture = Fixture::start(|_| Entrance::Connected(ours));
@@ -160,6 +170,7 @@ fn a_session_that_panics_ends_alone() {
         stream.read_exact(&mut byte).expect("one byte");
         assert_ne!(byte, *b"!", "asked for");
         stream.write_all(&byte).expect("writable");
+        Ok(())
     });
     let thread = std::thread::spawn(move || run(&entrance, &signals, serve));
     let mut client = UnixStream::connect(&path).expect("it listens");
