@@ -1,7 +1,7 @@
 //! Starts the program under test, watches what it holds, and ends it.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,6 +127,7 @@ impl Daemon {
     /// Runs `command`, which will listen on `socket`; returns when it does.
     pub(crate) fn spawn(scratch: &Scratch, mut command: Command, socket: PathBuf) -> Daemon {
         let log = scratch.unique(".log");
+        let left = made(&socket); // by a process that is gone
         let output = File::create(&log).expect("a log can be created");
         let error = output.try_clone().expect("a descriptor can be duplicated");
         let child = command
@@ -138,7 +139,7 @@ impl Daemon {
         let mut daemon = Daemon { child, socket, log };
         let ready = eventually(PATIENCE, || {
             assert!(daemon.running(), "the daemon ended: {}", daemon.said());
-            is_socket(&daemon.socket)
+            is_socket(&daemon.socket) && made(&daemon.socket) != left
         });
         assert!(ready, "it does not listen: {}", daemon.said());
         daemon
@@ -268,6 +269,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Which file it is, and when it got its name (inode numbers are used again).
+fn made(path: &Path) -> Option<(u64, i64, i64)> {
+    fs::symlink_metadata(path).ok().map(|m| (m.ino(), m.ctime(), m.ctime_nsec()))
 }
 
 /// Whether `path` is a socket. One of ours can be connected to as soon as it is there.
