@@ -4,8 +4,10 @@
 //!   cache, any) is one submission entry aimed at guest memory, with the bio's own token.
 //! * C2 **Bounced when not.** Otherwise it proceeds in pieces through one buffer of a fixed pool,
 //!   one step at a time, with the channel's token. No free buffer means busy.
-//! * C3 **The end of the file.** What lies past the length at open reads as zeroes. A read that ends
-//!   before it is short, and one that gets nothing before it is an error.
+//! * C3 **The end of the file.** What lies past the length at open reads as zeroes, as far as the file
+//!   has not grown since. A read that ends before it is short, and one that gets nothing before it
+//!   is an error. One that ends beyond it is short too: only the next one, which gets nothing, has
+//!   seen the end.
 //! * C4 **Short in blocks.** With direct I/O the rest of a short transfer must be aligned too, so
 //!   what counts as done is rounded down to the alignment.
 //! * C5 **A step that finds no room** enters once to make some; if there is still none the operation
@@ -254,7 +256,7 @@ impl RawChannel {
             return Some(outcome(res));
         };
         let whole = got >= (piece(op) as u64).min(op.len - op.done);
-        let at_end = op.offset + op.done + got >= self.opened.size;
+        let at_end = self.opened.is_end(op.offset + op.done, got);
         match (op.work, &mut self.bounce) {
             (Work::Read { buf }, Some(b)) => {
                 let end_of_file = !whole && at_end;
@@ -365,10 +367,20 @@ impl Opened {
         self.alignment.map_or(got, |a| got - got % u64::from(a.offset))
     }
 
+    /// Whether a read that got `got` bytes at `offset`, fewer than asked, met the end of the file.
+    ///
+    /// A read that goes beyond the length at open and stops for another reason looks alike once
+    /// the file has grown to whole blocks. What can go on is asked to go on, and gets nothing at
+    /// the true end.
+    fn is_end(&self, offset: u64, got: u64) -> bool {
+        let end = offset + got;
+        end == self.size || (end > self.size && self.in_blocks(got) == 0)
+    }
+
     /// The outcome of a read that got `got` bytes, fewer than asked (C3).
     #[cold]
     fn short_read(&self, io: &Io<'_>, offset: u64, got: u32) -> Outcome {
-        if offset + u64::from(got) < self.size {
+        if !self.is_end(offset, u64::from(got)) {
             return self.short_write(got);
         }
         zero_from(io.bufs, u64::from(got));
