@@ -31,6 +31,9 @@ pub struct DomainConfig {
     pub hw_depth: u32,
     /// The thread's index in the flush gate. No two threads may use the same one.
     pub thread: u16,
+    /// A write can be issued so that its completion means durable, and reports its own failure
+    /// and nobody else's. Without it a write-through write is DATA, then a flush (F5).
+    pub dsync: bool,
 }
 
 /// The completion belongs to no request in flight: another generation, or nothing issued (I36).
@@ -45,6 +48,7 @@ pub struct Domain {
     pub(super) scheduler: Box<dyn Scheduler>,
     pub(super) flush: FlushMachine,
     pub(super) budget: Budget,
+    dsync: bool,
     /// Leftovers on all hctxs.
     pub(super) leftovers: u32,
     /// Where the next look for leftovers begins.
@@ -69,6 +73,7 @@ impl Domain {
             scheduler,
             flush: FlushMachine::new(gate, config.thread),
             budget: Budget::new(config.hw_depth),
+            dsync: config.dsync,
             leftovers: 0,
             cursor: 0,
             blocked: false,
@@ -114,6 +119,10 @@ impl Domain {
             return Ok(());
         }
         hctx.tags.claim(&bio, now, State::Plugged)?;
+        let alone = self.dsync && matches!(bio.op, Op::Write(_));
+        if bio.fua && bio.op.is_write() && !alone {
+            hctx.tags.slot_mut(bio.tag).flush_after();
+        }
         hctx.stats.start(now);
         if self.plug.is_full(ident) {
             self.stage_plug(now);
@@ -228,8 +237,7 @@ impl Domain {
             let item = Item { id, op: slot.op, class: slot.class, arrival: slot.arrival };
             self.scheduler.done(&item, now);
         }
-        let flush_after = slot.fua && matches!(slot.op, Op::Discard(_) | Op::WriteZeroes { .. });
-        if flush_after && status == Status::Ok {
+        if slot.flush_after && status == Status::Ok {
             hctx.tags.set(id.tag, State::FlushWait);
             self.flush.join(&mut self.table, id, now);
         } else {

@@ -12,7 +12,7 @@
 //!                    Staged -> Leftover -> InFlight -> Leftover   (refused; short, again)
 //! Free -> FlushWait -> Syncing -> Done, Syncing -> FlushWait      (again)
 //!         FlushWait -> Done                       (covered by somebody's sync)
-//!                              InFlight -> FlushWait              (fua discard: DATA, then flush)
+//!                              InFlight -> FlushWait              (DATA, then flush: F5)
 //! Free -> Done                                    (rejected while parsing)
 //! ```
 //! * **T4** The generation is bumped at each claim; a completion that carries another one, or that
@@ -122,8 +122,10 @@ pub(super) struct Slot {
     pub(super) generation: u16,
     next: Link,
     state: State,
-    /// Completion must mean durable.
-    pub(super) fua: bool,
+    /// The kernel's completion must mean durable.
+    fua: bool,
+    /// A flush has to follow before the bio is answered (F5).
+    pub(super) flush_after: bool,
     /// Priority class.
     pub(super) class: Class,
     /// Times in a row that the kernel answered "again" without progress.
@@ -135,10 +137,14 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// The request that works on the bio's data. Only a write can be asked to be durable.
+    /// Durability is a flush's work, not the request's own.
+    pub(super) fn flush_after(&mut self) {
+        (self.fua, self.flush_after) = (false, true);
+    }
+
+    /// The request that works on the bio's data.
     pub(super) fn request(&self, Ident { hctx, tag }: Ident) -> Request {
-        let fua = self.fua && matches!(self.op, Op::Write(_));
-        Request { hctx, tag, generation: self.generation, op: self.op, fua }
+        Request { hctx, tag, generation: self.generation, op: self.op, fua: self.fua }
     }
 
     /// The request that syncs the image on the bio's tag.
@@ -165,6 +171,7 @@ impl TagSet {
             next: Link::NONE,
             state: State::Free,
             fua: false,
+            flush_after: false,
             class: Class::BestEffort,
             again: 0,
             status: Status::Ok,
@@ -187,7 +194,8 @@ impl TagSet {
             return Err(TagBusy);
         }
         slot.op = bio.op;
-        slot.fua = bio.fua;
+        slot.fua = bio.fua && matches!(bio.op, Op::Write(_));
+        slot.flush_after = false;
         slot.class = bio.class;
         slot.arrival = now;
         slot.generation = slot.generation.wrapping_add(1);

@@ -64,6 +64,10 @@ pub struct Traits {
     /// Nobody else can write the image while we hold it, so a flush with nothing newer than the
     /// last good sync may be answered without a sync.
     pub exclusive: bool,
+    /// A write with `dsync` reports its own failure and nobody else's. Not so with the page cache:
+    /// Linux reports a failed writeback once per open file, so of two durable writes in flight one
+    /// may be told of the other's failure (errseq_t). There only a sync, one at a time, can tell.
+    pub dsync: bool,
 }
 
 /// What an operation asks of the image. Offsets and lengths are in bytes and lie within capacity.

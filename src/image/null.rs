@@ -43,7 +43,7 @@ impl Image for NullImage {
     }
 
     fn traits(&self) -> Traits {
-        Traits { read_only: self.read_only, flush_is_noop: true, exclusive: true }
+        Traits { read_only: self.read_only, flush_is_noop: true, exclusive: true, dsync: true }
     }
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {

@@ -74,6 +74,7 @@ impl RawImage {
             read_only: options.read_only,
             flush_is_noop: options.cache.flush_is_noop(),
             exclusive: !options.share_rw,
+            dsync: options.cache.direct(),
         };
         let (size, block_device) = (facts.size, facts.device.is_some());
         let unit = facts.device.map_or(1, |d| d.logical);

@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) faults: Faults,
     /// Write-through: every writing bio is `fua`.
     pub(crate) fua: bool,
+    /// The image takes durable writes; without, they are followed by a flush.
+    pub(crate) dsync: bool,
     pub(crate) exclusive: bool,
     pub(crate) noop: bool,
     /// Flushes among the bios, in 1000.
@@ -35,6 +37,7 @@ impl Config {
             capacity: 8,
             faults: Faults::default(),
             fua: false,
+            dsync: true,
             exclusive: true,
             noop: false,
             flushes: 100,
@@ -61,6 +64,7 @@ impl Config {
                 at: None,
             },
             fua: rng.chance(300),
+            dsync: rng.chance(500),
             exclusive: rng.chance(700),
             noop: rng.chance(50),
             flushes: rng.below(300),

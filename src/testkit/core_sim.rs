@@ -46,7 +46,8 @@ impl World {
         let image = Rc::new(RefCell::new(Image::default()));
         let thread = |t: u16| {
             let hw_depth = config.hw_depth;
-            let of = DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t };
+            let of =
+                DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t, dsync: config.dsync };
             let mut domain = Domain::new(of, Box::new(NoScheduler::new()), Arc::clone(&gate));
             let guests = (0..config.hctxs).map(|_| {
                 let hctx = domain.add_hctx(config.depth).expect("the table has room");
@@ -302,7 +303,8 @@ impl World {
                 self.acked.push(w);
             }
         } else {
-            let flushed = live.fua && !matches!(live.op, Op::Write(_)) && latched;
+            let alone = self.config.dsync && matches!(live.op, Op::Write(_));
+            let flushed = live.fua && !alone && latched;
             assert!(bio.failed || flushed, "I07: only the failing bio fails");
             guest.data_errors += 1;
         }

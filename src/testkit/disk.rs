@@ -291,7 +291,7 @@ impl Image for SimDisk {
     }
 
     fn traits(&self) -> Traits {
-        Traits { read_only: false, flush_is_noop: false, exclusive: true }
+        Traits { read_only: false, flush_is_noop: false, exclusive: true, dsync: true }
     }
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {

@@ -11,9 +11,10 @@
 //!   (I32).
 //! * **F4** A failed sync fails every waiter of every thread, and every flush from then on (L9,
 //!   I25).
-//! * **F5** Write-through discards and zeroes are DATA, then a flush: when the data is done the bio
-//!   joins the waiters, and is answered when it is covered (I26). Write-through writes are issued
-//!   as durable writes and need nothing here.
+//! * **F5** Write-through discards and zeroes, and writes where the image has no durable write that
+//!   reports its own failure (page cache), are DATA, then a flush: when the data is done the bio
+//!   joins the waiters, and is answered when it is covered (I26). Other write-through writes are
+//!   issued as durable writes and need nothing here.
 //! * **F6** Who holds the gate and meets Busy keeps it: others could only meet the same image.
 //!   What the sync covers is read again at each try, so waiting costs no coverage.
 

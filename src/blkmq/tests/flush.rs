@@ -148,6 +148,27 @@ fn i26_write_through_means_durable_at_completion() {
 }
 
 #[test]
+fn i26_without_durable_writes_a_flush_follows_each() {
+    for seed in seeds(150) {
+        let faults = Faults { short: 100, again: 100, busy: 100, ..Faults::default() };
+        let config = Config { fua: true, dsync: false, faults, flushes: 0, ..threads(seed, 3) };
+        let world = World::play(config, 200);
+        assert!(syncs(&world) > 0, "writes need one");
+        assert_eq!(world.total(|g| g.errors), 0);
+    }
+}
+
+#[test]
+fn i26_a_failed_sync_fails_the_write_that_it_was_for() {
+    let mut world = World::new(Config { fua: true, dsync: false, ..threads(3, 1) });
+    world.threads[0].disk.faults.at = Some((1, crate::testkit::core_disk::Fault::Error));
+    let range = SectorRange::new(Sector(0), 8, 1 << 20).expect("inside");
+    assert!(world.submit(0, 0, Op::Write(range), Vec::new()));
+    world.drain();
+    assert_eq!((world.total(|g| g.data_errors), syncs(&world)), (1, 1));
+}
+
+#[test]
 fn i26_a_failed_sync_fails_the_write_through_discard() {
     let mut world = World::new(Config { fua: true, ..threads(3, 1) });
     world.threads[0].disk.faults.at = Some((1, crate::testkit::core_disk::Fault::Error));
@@ -204,7 +225,7 @@ fn two_domains_of_one_thread_may_share_an_index() {
         }
     }
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
+    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0, dsync: true };
     let make = || Domain::new(config, Box::new(NoScheduler::new()), Arc::clone(&gate));
     let mut domains = [make(), make()];
     let mut disk = Keep(Vec::new());

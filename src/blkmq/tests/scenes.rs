@@ -29,7 +29,7 @@ impl Issue for Room {
 
 fn domain_with(scheduler: Box<dyn Scheduler>, hctxs: u16, hw_depth: u32) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0 };
+    let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0, dsync: true };
     let mut domain = Domain::new(config, scheduler, Arc::new(gate));
     for n in 0..hctxs {
         assert_eq!(domain.add_hctx(256), Some(HctxId(n)));

@@ -15,7 +15,8 @@ const GEOMETRY: Geometry = Geometry {
     physical_block: 4096,
     discard_granularity: 65536,
 };
-const TRAITS: Traits = Traits { read_only: false, flush_is_noop: false, exclusive: true };
+const TRAITS: Traits =
+    Traits { read_only: false, flush_is_noop: false, exclusive: true, dsync: true };
 
 fn space() -> ConfigSpace {
     ConfigSpace::new(&GEOMETRY, &TRAITS, 0x0a0b)

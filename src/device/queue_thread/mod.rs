@@ -320,7 +320,9 @@ impl QueueThread {
         }
         let number = u16::try_from(self.lanes.len()).map_err(io::Error::other)?;
         let channel = disk.image.open_channel(&mut self.ring, number)?;
-        let config = DomainConfig { max_hctxs: MAX_QUEUES, hw_depth: 0, thread: self.index };
+        let dsync = disk.image.traits().dsync;
+        let thread = self.index;
+        let config = DomainConfig { max_hctxs: MAX_QUEUES, hw_depth: 0, thread, dsync };
         let domain = Domain::new(config, Box::new(NoScheduler::new()), Arc::clone(&disk.flush));
         self.lanes.push(Lane { disk: Arc::clone(disk), domain, channel, slot_of: Vec::new() });
         Ok(self.lanes.len() - 1)

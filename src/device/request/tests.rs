@@ -408,7 +408,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         physical_block: 4096,
         discard_granularity: 4096,
     };
-    let traits = Traits { read_only: true, flush_is_noop: false, exclusive: true };
+    let traits = Traits { read_only: true, flush_is_noop: false, exclusive: true, dsync: true };
     let disk = Disk {
         id: DiskId(0),
         image: Arc::new(Still(geometry, traits)),
