@@ -110,8 +110,9 @@
 //! `Op::Flush` owns no data. It goes past plug and scheduler to the flush machine: the gate says
 //! how many writes have completed on all threads; if a good sync began after the last of them
 //! there is nothing to do; otherwise the waiters share one `fdatasync`, at most one in flight per
-//! image. An error goes to all who waited, and latches. In write-through mode a write carries
-//! `RWF_DSYNC`; a discard or write-zeroes is followed by a flush before it completes.
+//! image. An error goes to all who waited, and latches. In write-through mode a write with direct
+//! I/O carries `RWF_DSYNC`; a write through the page cache, a discard or write-zeroes is followed
+//! by a flush before it completes.
 //!
 //! # Story: GET_VRING_BASE under load
 //!
