@@ -127,6 +127,8 @@ pub(crate) struct Disk {
     /// Requests accepted at a time; 0 refuses everything.
     pub(crate) capacity: usize,
     pub(crate) faults: Faults,
+    /// It takes durable writes.
+    pub(crate) dsync: bool,
     pub(crate) rng: Rng,
     pub(crate) now: u64,
     /// Per hctx, the order in which bios were first accepted.
@@ -148,6 +150,7 @@ impl Disk {
             bios: BTreeMap::new(),
             capacity,
             faults,
+            dsync: true,
             rng: Rng::new(seed),
             now: 0,
             accepted: BTreeMap::new(),
@@ -238,6 +241,7 @@ impl Disk {
 
 impl Issue for Disk {
     fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+        assert!(self.dsync || !request.fua, "nobody promised that: {request:?}");
         let fault = self.fault();
         if self.flights.len() >= self.capacity || fault == Some(Fault::Busy) {
             return Err(Busy);

@@ -55,7 +55,8 @@ impl World {
             });
             let guests = guests.collect();
             let seed = config.seed.wrapping_add(u64::from(t) + 1);
-            let disk = Disk::new(Rc::clone(&image), seed, config.capacity, config.faults);
+            let mut disk = Disk::new(Rc::clone(&image), seed, config.capacity, config.faults);
+            disk.dsync = config.dsync;
             Thread { domain, guests, disk }
         };
         let threads = (0..config.threads).map(thread).collect();

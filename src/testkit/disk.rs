@@ -72,6 +72,7 @@ struct State {
     ready: Vec<VecDeque<IoDone>>,
     rng: Rng,
     rates: FaultRates,
+    dsync: bool,
     kth: Option<(u64, Fault)>,
     depth: usize,
     started: u64,
@@ -104,6 +105,7 @@ impl SimDisk {
             ready: Vec::new(),
             rng: Rng::new(seed),
             rates: FaultRates::default(),
+            dsync: true,
             kth: None,
             depth,
             started: 0,
@@ -119,6 +121,11 @@ impl SimDisk {
     /// Random faults from now on.
     pub fn set_rates(&self, rates: FaultRates) {
         self.state().rates = rates;
+    }
+
+    /// Whether it takes durable writes; without, asking for one is an error of the caller.
+    pub fn set_dsync(&self, dsync: bool) {
+        self.state().dsync = dsync;
     }
 
     /// The `k`-th operation from the start (counted from 0) gets this fault.
@@ -182,6 +189,8 @@ const MAX_BUFS: usize = 32;
 
 impl State {
     fn accept(&mut self, channel: usize, io: &Io<'_>) -> Result<(), Busy> {
+        let durable = matches!(io.verb, Verb::Write { dsync: true, .. });
+        assert!(self.dsync || !durable, "nobody promised that: {io:?}");
         let mine = self.pending.iter().filter(|p| p.channel == channel).count();
         if mine >= self.depth || self.rng.chance(self.rates.busy, 1000) {
             return Err(Busy);
@@ -291,7 +300,12 @@ impl Image for SimDisk {
     }
 
     fn traits(&self) -> Traits {
-        Traits { read_only: false, flush_is_noop: false, exclusive: true, dsync: true }
+        Traits {
+            read_only: false,
+            flush_is_noop: false,
+            exclusive: true,
+            dsync: self.state().dsync,
+        }
     }
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {

@@ -202,6 +202,7 @@ fn a_flush_enters_the_kernel_unless_it_is_a_noop() {
         let through_the_ring = b.once(Verb::Sync, &[]) == (Outcome::Done, true);
         assert_eq!(through_the_ring, cache != CacheMode::Unsafe, "{cache}");
         assert_eq!(b.image.traits().flush_is_noop, cache == CacheMode::Unsafe);
+        assert_eq!(b.image.traits().dsync, cache.direct());
     }
 }
 

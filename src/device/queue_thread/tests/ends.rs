@@ -1,13 +1,14 @@
 //! The end of a thread.
 
-use super::world::{Shape, World};
+use super::shape::Shape;
+use super::world::World;
 use crate::testkit::disk::FaultRates;
 
 /// A guest that always has something on its way cannot keep a thread from ending.
 #[test]
 fn a_thread_that_is_to_end_fetches_nothing_more() {
     let rates = FaultRates::default();
-    let shape = Shape { threads: 1, queues: 1, depth: 16, rates, stops: false, toggles: false };
+    let shape = Shape { queues: 1, depth: 16, rates, ..Shape::CALM };
     for seed in 0..8 {
         let mut world = World::new(seed, shape);
         for n in 0..400 {

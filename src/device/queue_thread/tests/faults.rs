@@ -1,18 +1,12 @@
 //! "Fail the k-th operation", for every k of a clean run and every kind of failure: complete, not
 //! sampled.
 
-use super::world::{Shape, Tally, World};
-use crate::testkit::disk::{Fault, FaultRates};
+use super::shape::{Shape, Tally};
+use super::world::World;
+use crate::testkit::disk::Fault;
 
 const SEED: u64 = 0x5eed;
-const SHAPE: Shape = Shape {
-    threads: 1,
-    queues: 2,
-    depth: 16,
-    rates: FaultRates { error: 0, short: 0, again: 0, busy: 0 },
-    stops: false,
-    toggles: false,
-};
+const SHAPE: Shape = Shape { queues: 2, depth: 16, ..Shape::CALM };
 
 fn run(fault: Option<(u64, Fault)>) -> (Tally, u64) {
     let mut world = World::new(SEED, SHAPE);

@@ -1,17 +1,10 @@
 //! Guests that break the rules, next to one that does not.
 
-use super::world::{Shape, World};
+use super::shape::Shape;
+use super::world::World;
 use crate::testkit::blk::Request;
-use crate::testkit::disk::FaultRates;
 
-const SHAPE: Shape = Shape {
-    threads: 1,
-    queues: 2,
-    depth: 16,
-    rates: FaultRates { error: 0, short: 0, again: 0, busy: 0 },
-    stops: false,
-    toggles: false,
-};
+const SHAPE: Shape = Shape { queues: 2, depth: 16, ..Shape::CALM };
 
 /// Lets guest 0 do `harm`, and shows that its queue, and only its queue, is broken; that what was
 /// fetched before is answered; and that the queue works again after a reset.

@@ -5,5 +5,6 @@ mod ends;
 mod faults;
 mod hostile;
 mod invariants;
+mod shape;
 mod warm;
 mod world;

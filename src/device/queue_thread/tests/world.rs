@@ -17,6 +17,7 @@ use virtio_bindings::virtio_blk::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::shape::{Sent, Shape, Tally};
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
@@ -28,25 +29,15 @@ use crate::sys::eventfd;
 use crate::sys::uring::Ring;
 use crate::testkit::TestMemory;
 use crate::testkit::blk::{BlkDriver, Done, Framing, Request};
-use crate::testkit::disk::{FaultRates, SimDisk};
+use crate::testkit::disk::SimDisk;
 use crate::testkit::driver::{Driver, Layout};
-use crate::testkit::model::{DiskModel, FlushPoint, fill};
+use crate::testkit::model::{DiskModel, fill};
 use crate::testkit::rng::Rng;
 
 /// Sectors of the simulated disk: few, so that everything overlaps with everything.
 pub(super) const SECTORS: usize = 96;
 const QUEUE_SIZE: u16 = 32;
 const ID: DiskId = DiskId(0);
-
-/// What the guest remembers of a request on its way.
-#[derive(Debug)]
-pub(super) enum Sent {
-    Read { start: usize, len: usize },
-    Write { start: usize, len: usize, value: u64, through: Option<u64> },
-    Flush(FlushPoint),
-    GetId,
-    Malformed,
-}
 
 enum Running {
     Yes,
@@ -60,26 +51,6 @@ pub(super) struct Guest {
     err: EventFd,
     sent: HashMap<u16, Sent>,
     running: Running,
-}
-
-/// What happened in a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) completed: u64,
-    pub(super) failed: u64,
-    pub(super) failed_flushes: u64,
-    pub(super) stops: u64,
-}
-
-/// How a run is shaped.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub(super) threads: u16,
-    pub(super) queues: u16,
-    pub(super) depth: usize,
-    pub(super) rates: FaultRates,
-    pub(super) stops: bool,
-    pub(super) toggles: bool,
 }
 
 pub(super) struct World {
@@ -107,6 +78,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let sim = SimDisk::new(SECTORS as u64, shape.depth, rng.word());
         sim.set_rates(shape.rates);
+        sim.set_dsync(shape.dsync);
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
             (0..shape.threads).map(|_| mailbox().expect("an eventfd")).unzip();
         // Whether flushes may be answered without a sync is the disk's choice (G5).
