@@ -42,15 +42,6 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..MAX_CPUS).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).collect())
 }
 
-/// Names the calling thread, as `ps -L` and `top -H` show it. Linux keeps 15 bytes.
-pub fn name_current_thread(name: &str) {
-    let mut text = [0u8; 16];
-    let n = name.len().min(15);
-    text[..n].copy_from_slice(&name.as_bytes()[..n]);
-    // SAFETY: the text ends with a NUL and is copied during the call. It cannot fail.
-    unsafe { libc::prctl(libc::PR_SET_NAME, text.as_ptr()) };
-}
-
 fn empty_set() -> libc::cpu_set_t {
     // SAFETY: a CPU set is an array of integers, for which all bits zero is the empty set.
     unsafe { MaybeUninit::<libc::cpu_set_t>::zeroed().assume_init() }
@@ -81,16 +72,5 @@ mod tests {
         // No machine of ours has this CPU.
         let e = pin_current_thread(&[MAX_CPUS - 1]).expect_err("no such CPU");
         assert_eq!(e.raw_os_error(), Some(libc::EINVAL));
-    }
-
-    #[test]
-    fn a_name_is_cut_to_what_linux_keeps() {
-        std::thread::spawn(|| {
-            name_current_thread("blkmq-queue-0123456789");
-            let comm = std::fs::read_to_string("/proc/thread-self/comm").expect("procfs");
-            assert_eq!(comm, "blkmq-queue-012\n");
-        })
-        .join()
-        .expect("the thread's assertions hold");
     }
 }

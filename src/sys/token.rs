@@ -37,8 +37,6 @@ pub enum Token {
     },
     /// The mailbox's eventfd fired.
     Mailbox,
-    /// A timeout that ends a bounded wait.
-    Timeout,
     /// The completion of a cancellation or another operation whose result nobody needs.
     Ignore,
 }
@@ -47,8 +45,7 @@ const IO: u64 = 1;
 const CHANNEL: u64 = 2;
 const KICK: u64 = 3;
 const MAILBOX: u64 = 4;
-const TIMEOUT: u64 = 5;
-const IGNORE: u64 = 6;
+const IGNORE: u64 = 5;
 
 const fn pack(kind: u64, generation: u16, slot: u16, tag: u16) -> u64 {
     kind << 56 | (generation as u64) << 40 | (slot as u64) << 24 | (tag as u64) << 8
@@ -68,7 +65,6 @@ impl Token {
             Token::Channel { lane, op } => CHANNEL << 56 | (lane as u64) << 40 | (op as u64) << 8,
             Token::Kick { slot, generation } => pack(KICK, generation, slot, 0),
             Token::Mailbox => MAILBOX << 56,
-            Token::Timeout => TIMEOUT << 56,
             Token::Ignore => IGNORE << 56,
         }
     }
@@ -84,7 +80,6 @@ impl Token {
             CHANNEL => Token::Channel { lane: generation, op: (raw >> 8) as u32 },
             KICK => Token::Kick { slot, generation },
             MAILBOX => Token::Mailbox,
-            TIMEOUT => Token::Timeout,
             IGNORE => Token::Ignore,
             _ => return None,
         })
@@ -104,7 +99,6 @@ mod tests {
                 Token::Channel { lane: slot, op: n },
                 Token::Kick { slot, generation },
                 Token::Mailbox,
-                Token::Timeout,
                 Token::Ignore,
             ] {
                 prop_assert_eq!(Token::decode(t.encode()), Some(t));

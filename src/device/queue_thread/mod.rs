@@ -180,7 +180,7 @@ impl QueueThread {
                 }
                 Token::Kick { slot, generation } => self.on_kick(slot, generation, cqe.more),
                 Token::Mailbox => self.on_mailbox(cqe.more, now),
-                Token::Timeout | Token::Ignore => {}
+                Token::Ignore => {}
             }
         }
     }
