@@ -1,5 +1,5 @@
-//! Where a thread runs and what it is called.
-#![allow(unsafe_code, reason = "CPU sets and thread names have no wrapper in std")]
+//! Where a thread runs.
+#![allow(unsafe_code, reason = "CPU sets have no wrapper in std")]
 
 use std::io;
 use std::mem::MaybeUninit;
