@@ -19,7 +19,6 @@
 //!   come, so the flag does not count then (I10).
 
 use super::domain::Domain;
-use super::sched::Item;
 use super::tags::State;
 use super::{Busy, Ident, Issue};
 use crate::block::{HctxId, Nanos};
@@ -158,7 +157,7 @@ impl Domain {
         if self.plug.len() == 0 {
             return;
         }
-        let mut direct = self.scheduler.bypass() && !self.scheduler.has_work();
+        let mut direct = self.scheduler.bypass() && !self.scheduler.has_work(now);
         for i in 0..self.plug.len() {
             let id = self.plug.get(i);
             if direct && self.table.get(id.hctx).busy.level() == 0 {
@@ -228,7 +227,7 @@ impl Domain {
         tags.set(id.tag, State::Staged);
         let slot = tags.slot_mut(id.tag);
         slot.scheduled = true;
-        let item = Item { id, op: slot.op, class: slot.class, arrival: slot.arrival };
+        let item = slot.item(id);
         self.scheduler.insert(&item, now);
     }
 
@@ -243,7 +242,7 @@ impl Domain {
     /// Whether there is work that [`run`](Domain::run) could try now (I10). A thread must not sleep
     /// while this holds.
     #[must_use]
-    pub fn wants_run(&self) -> bool {
+    pub fn wants_run(&self, now: Nanos) -> bool {
         let with_kernel = self.budget.used() > 0 || self.flush.is_syncing();
         if self.blocked && with_kernel {
             return false; // D6
@@ -251,7 +250,7 @@ impl Domain {
         if self.flush.wants_run() {
             return true;
         }
-        let waiting = self.plug.len() > 0 || self.leftovers > 0 || self.scheduler.has_work();
+        let waiting = self.plug.len() > 0 || self.leftovers > 0 || self.scheduler.has_work(now);
         waiting && self.budget.available()
     }
 }

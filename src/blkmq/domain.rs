@@ -15,11 +15,11 @@ use super::dispatch::{AGAIN_MAX, Budget};
 use super::flush::{FlushGate, FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
 use super::plug::Plug;
-use super::sched::{Item, Scheduler};
+use super::sched::Scheduler;
 use super::stats::Stats;
 use super::tags::{State, TagBusy};
 use super::{Ident, Request};
-use crate::block::{Bio, HctxId, Nanos, Op, Outcome, SectorRange, Status, Tag};
+use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, SectorRange, Status, Tag};
 
 /// What a domain is built from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Domain {
     /// full.
     pub fn add_hctx(&mut self, depth: u16) -> Option<HctxId> {
         let id = self.table.add(Hctx::new(depth))?;
-        self.scheduler.attach(id, depth);
+        self.scheduler.attach(id, LaneId(0), depth);
         Some(id)
     }
 
@@ -234,8 +234,7 @@ impl Domain {
             self.flush.wrote();
         }
         if slot.scheduled {
-            let item = Item { id, op: slot.op, class: slot.class, arrival: slot.arrival };
-            self.scheduler.done(&item, now);
+            self.scheduler.done(&slot.item(id), now);
         }
         if slot.flush_after && status == Status::Ok {
             hctx.tags.set(id.tag, State::FlushWait);

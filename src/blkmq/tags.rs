@@ -22,8 +22,9 @@
 //! * **T6** Every move is counted, so that the number of bios in each stage is known at any
 //!   instant and adds up to the depth (I03).
 
+use super::sched::Item;
 use super::{Ident, Request};
-use crate::block::{Bio, Class, Nanos, Op, Status, Tag};
+use crate::block::{Bio, Class, LaneId, Nanos, Op, Status, Tag};
 
 /// The head is still in flight: the guest broke virtio 1.3, 2.7.13 (or the head is out of range).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,12 @@ impl Slot {
     /// The request that works on the bio's data.
     pub(super) fn request(&self, Ident { hctx, tag }: Ident) -> Request {
         Request { hctx, tag, generation: self.generation, op: self.op, fua: self.fua }
+    }
+
+    /// What the scheduler is told of the bio.
+    pub(super) fn item(&self, id: Ident) -> Item {
+        let Slot { op, class, arrival, .. } = *self;
+        Item { id, lane: LaneId(0), op, class, arrival, issued: Nanos(0) }
     }
 
     /// The request that syncs the image on the bio's tag.

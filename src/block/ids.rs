@@ -43,6 +43,21 @@ impl HctxId {
     }
 }
 
+/// Number of a disk within the domain that serves it: its lane.
+///
+/// Several disks of one domain share its scheduler; what they own (flushes, limits, weight) is
+/// theirs by this number. Local to one queue thread, as [`HctxId`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId(pub u16);
+
+impl LaneId {
+    /// The id as an index into per-disk arrays.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A point on the monotonic clock, in nanoseconds. Time is an argument: only `sys::clock` makes one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Nanos(pub u64);

@@ -12,7 +12,7 @@ mod op;
 mod outcome;
 mod range;
 
-pub use ids::{HctxId, Nanos, QueueId, Tag};
+pub use ids::{HctxId, LaneId, Nanos, QueueId, Tag};
 pub use op::{Bio, Class, Op};
 pub use outcome::{Errno, Outcome, Status};
 pub use range::{SECTOR_SIZE, Sector, SectorRange};

@@ -126,7 +126,7 @@ impl World {
     }
 
     fn run_if_wanted(&mut self, t: usize) {
-        if self.threads[t].domain.wants_run() {
+        if self.threads[t].domain.wants_run(self.nanos()) {
             self.run(t);
         }
     }
@@ -393,7 +393,7 @@ impl World {
     pub(crate) fn drain_step(&mut self) -> bool {
         let mut choices: Vec<(u8, usize, usize)> = Vec::new();
         for (t, thread) in self.threads.iter().enumerate() {
-            if thread.domain.wants_run() {
+            if thread.domain.wants_run(self.nanos()) {
                 choices.push((0, t, 0));
             }
             let first = (0..thread.disk.flights.len()).min_by_key(|i| thread.disk.flights[*i].due);

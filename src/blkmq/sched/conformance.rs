@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Item, Scheduler};
 use crate::blkmq::Ident;
-use crate::block::{Class, HctxId, Nanos, Op, Sector, SectorRange, Tag};
+use crate::block::{Class, HctxId, LaneId, Nanos, Op, Sector, SectorRange, Tag};
 use crate::testkit::alloc::allocations;
 use crate::testkit::core_disk::Rng;
 
@@ -23,7 +23,7 @@ fn item(rng: &mut Rng, id: Ident, now: u64) -> Item {
         1 => Class::BestEffort,
         _ => Class::Idle,
     };
-    Item { id, op, class, arrival: Nanos(now) }
+    Item { id, lane: LaneId(id.hctx.0 % 3), op, class, arrival: Nanos(now), issued: Nanos(0) }
 }
 
 /// Plays many seeded runs on fresh schedulers.
@@ -34,7 +34,7 @@ pub(in crate::blkmq) fn check(make: impl Fn() -> Box<dyn Scheduler>) {
 fn run(mut s: Box<dyn Scheduler>, seed: u64) {
     let mut rng = Rng::new(seed);
     let hctxs = u16::try_from(1 + rng.below(70)).expect("small");
-    (0..hctxs).for_each(|h| s.attach(HctxId(h), DEPTH));
+    (0..hctxs).for_each(|h| s.attach(HctxId(h), LaneId(h % 3), DEPTH));
     let mut held: BTreeSet<Ident> = BTreeSet::new();
     let mut out: Vec<Item> = Vec::new();
     let mut items: Vec<Item> = Vec::new();
@@ -49,13 +49,14 @@ fn run(mut s: Box<dyn Scheduler>, seed: u64) {
                 if held.contains(&id) || out.iter().any(|i| i.id == id) {
                     continue;
                 }
+                items.retain(|i| i.id != id);
                 let item = item(&mut rng, id, now);
                 assert_eq!(allocations(|| s.insert(&item, Nanos(now))), 0, "C4");
                 items.push(item);
                 held.insert(id);
             }
             4 | 5 => {
-                let promised = s.has_work();
+                let promised = s.has_work(Nanos(now));
                 let mut got = None;
                 assert_eq!(allocations(|| got = s.next(Nanos(now))), 0, "C4");
                 assert_eq!(promised, got.is_some(), "C2: seed {seed}");
@@ -83,11 +84,35 @@ fn run(mut s: Box<dyn Scheduler>, seed: u64) {
     if seed.is_multiple_of(2) {
         s.drain(&mut |id| assert!(held.remove(&id), "C1: {id:?} was not held, seed {seed}"));
     } else {
-        while let Some(id) = s.next(Nanos(now)) {
-            assert!(held.remove(&id), "C1: {id:?} was not held, seed {seed}");
-        }
+        empty(&mut *s, &mut held, &mut out, &items, now, seed);
     }
     assert!(held.is_empty(), "C1: {held:?} never came out, seed {seed}");
-    assert!(!s.has_work(), "C2: empty, seed {seed}");
+    assert!(!s.has_work(Nanos(now)), "C2: empty, seed {seed}");
     (0..hctxs).for_each(|h| s.detach(HctxId(h)));
+}
+
+/// Everything that is held comes out by itself, when what is out ends and time passes.
+fn empty(
+    s: &mut dyn Scheduler,
+    held: &mut BTreeSet<Ident>,
+    out: &mut Vec<Item>,
+    items: &[Item],
+    mut now: u64,
+    seed: u64,
+) {
+    while !held.is_empty() {
+        let before = held.len();
+        while let Some(id) = s.next(Nanos(now)) {
+            assert!(held.remove(&id), "C1: {id:?} was not held, seed {seed}");
+            out.extend(items.iter().find(|i| i.id == id));
+        }
+        let ended = out.len();
+        out.drain(..).for_each(|item| s.done(&item, Nanos(now)));
+        if held.len() == before && ended == 0 {
+            let wake = s.next_wake().expect("C2: held back, and nobody will say go: seed {seed}");
+            assert!(wake.0 > now, "C2: a wake in the past, seed {seed}");
+            now = wake.0;
+        }
+    }
+    out.drain(..).for_each(|item| s.done(&item, Nanos(now)));
 }

@@ -5,24 +5,28 @@
 //!
 //! Contract, which a conformance test checks for every implementation:
 //! * **C1** What was inserted comes out of [`next`](Scheduler::next) or
-//!   [`drain`](Scheduler::drain) exactly once; nothing else ever does.
+//!   [`drain`](Scheduler::drain), or is [`absorbed`](Scheduler::absorbed), exactly once; nothing
+//!   else ever does.
 //! * **C2** [`has_work`](Scheduler::has_work) promises that `next` at the same instant answers
-//!   with a request. A scheduler that holds requests back for a time says so with
-//!   [`next_wake`](Scheduler::next_wake), and answers `has_work` with `false` until then.
+//!   with a request. A scheduler that holds requests back answers `has_work` with `false` until it
+//!   lets go; when time alone will do that, it says when ([`next_wake`](Scheduler::next_wake)).
 //! * **C3** [`done`](Scheduler::done) is called exactly once for each request that left by `next`
 //!   and was not given back by [`requeue`](Scheduler::requeue).
 //! * **C4** Containers are sized in [`attach`](Scheduler::attach); no other call allocates, except
 //!   [`tunable`](Scheduler::tunable), which is no part of the data path.
+//! * **C5** [`find`](Scheduler::find) names only a request that is held now, of the same hctx and
+//!   the same kind of operation, that ends where the new one starts or starts where it ends.
 //!
 //! Requests are inserted one by one: with one owner there is no lock whose cost a batch would
 //! share.
 
 use std::fmt;
 
-use super::Ident;
-use crate::block::{Class, HctxId, Nanos, Op};
+use super::{Ident, Wakes};
+use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
 mod none;
+mod per_tag;
 
 pub use none::NoScheduler;
 
@@ -31,17 +35,38 @@ pub use none::NoScheduler;
 pub struct Item {
     /// Whose it is.
     pub id: Ident,
-    /// What it does, and where.
+    /// The disk that it is for.
+    pub lane: LaneId,
+    /// What it does, and where: all of it, when several bios travel together.
     pub op: Op,
     /// The guest's priority class.
     pub class: Class,
-    /// When it was submitted.
+    /// When its oldest bio was submitted.
     pub arrival: Nanos,
+    /// When it was issued; meaningful in [`Scheduler::done`] only.
+    pub issued: Nanos,
 }
 
-/// The scheduler has no such tunable, or not with that value.
+/// On which side of a held request a new one touches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BadTunable;
+pub enum Side {
+    /// The held one ends where the new one starts.
+    Back,
+    /// The held one starts where the new one ends.
+    Front,
+}
+
+/// Why a tunable was not read or set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadTunable {
+    /// The scheduler has none of that name.
+    Unknown,
+    /// It does not take that value, but this.
+    Value {
+        /// As in "give `expected`".
+        expected: &'static str,
+    },
+}
 
 /// A policy. Time is an argument.
 pub trait Scheduler: Send + fmt::Debug {
@@ -53,8 +78,8 @@ pub trait Scheduler: Send + fmt::Debug {
         false
     }
 
-    /// A hctx of `depth` tags joins. May allocate.
-    fn attach(&mut self, hctx: HctxId, depth: u16);
+    /// A hctx of `depth` tags joins, which belongs to the disk `lane`. May allocate.
+    fn attach(&mut self, hctx: HctxId, lane: LaneId, depth: u16);
 
     /// A hctx with nothing waiting leaves.
     fn detach(&mut self, hctx: HctxId);
@@ -68,13 +93,13 @@ pub trait Scheduler: Send + fmt::Debug {
     /// Takes a request back that `next` gave; it goes before the others of its hctx.
     fn requeue(&mut self, item: &Item);
 
-    /// Whether `next` would answer (C2).
-    fn has_work(&self) -> bool;
+    /// Whether `next` would answer at this instant (C2).
+    fn has_work(&self, now: Nanos) -> bool;
 
     /// A request that `next` gave has ended.
     fn done(&mut self, item: &Item, now: Nanos);
 
-    /// Gives everything up, each hctx's requests in the order in which they would have gone.
+    /// Gives everything up, each hctx's requests in the order in which they arrived.
     fn drain(&mut self, out: &mut dyn FnMut(Ident));
 
     /// When [`next`](Scheduler::next) should be asked again although nothing was inserted or done.
@@ -82,13 +107,47 @@ pub trait Scheduler: Send + fmt::Debug {
         None
     }
 
+    /// A held request that `bio` could be joined with (C5). Whether it may is the core's to say.
+    /// `bio` is not held, except when it has just grown: then it is never named itself.
+    fn find(&mut self, bio: &Item) -> Option<(Ident, Side)> {
+        let _ = bio;
+        None
+    }
+
+    /// A held request took another bio in: it is `after` now, with the same id.
+    fn grown(&mut self, before: &Item, after: &Item) {
+        let _ = (before, after);
+    }
+
+    /// A held request became part of another held one, `into` (as it is after
+    /// [`grown`](Scheduler::grown)): it will not come out by itself. Its place in line, if it is the
+    /// earlier one, passes on to `into`.
+    fn absorbed(&mut self, gone: &Item, into: &Item) {
+        let _ = (gone, into);
+    }
+
+    /// How much of the domain a disk gets compared to the others: 1 to 1000, 100 unless said.
+    fn set_weight(&mut self, lane: LaneId, weight: u16) {
+        let _ = (lane, weight);
+    }
+
+    /// Threads whose schedulers of the same kind may go on since something was given back.
+    fn take_wakes(&mut self) -> Wakes {
+        Wakes::default()
+    }
+
+    /// The names that [`tunable`](Scheduler::tunable) knows.
+    fn tunables(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Reads a tunable, or sets it when `value` is given; answers with its value afterwards.
     ///
     /// # Errors
-    /// [`BadTunable`].
+    /// [`BadTunable`]; nothing changed.
     fn tunable(&mut self, name: &str, value: Option<&str>) -> Result<String, BadTunable> {
         let _ = (name, value);
-        Err(BadTunable)
+        Err(BadTunable::Unknown)
     }
 }
 

@@ -9,7 +9,7 @@
 use super::{Item, Scheduler};
 use crate::blkmq::Ident;
 use crate::blkmq::bits::Bits;
-use crate::block::{HctxId, Nanos, Tag};
+use crate::block::{HctxId, LaneId, Nanos, Tag};
 
 /// A ring of tags that can hold every tag of its hctx.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Scheduler for NoScheduler {
         true
     }
 
-    fn attach(&mut self, hctx: HctxId, depth: u16) {
+    fn attach(&mut self, hctx: HctxId, _lane: LaneId, depth: u16) {
         let i = hctx.index();
         if i >= self.queues.len() {
             self.queues.resize_with(i + 1, || None);
@@ -126,7 +126,7 @@ impl Scheduler for NoScheduler {
         self.waiting.insert(item.id.hctx.index());
     }
 
-    fn has_work(&self) -> bool {
+    fn has_work(&self, _now: Nanos) -> bool {
         !self.waiting.is_empty()
     }
 

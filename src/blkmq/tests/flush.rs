@@ -238,14 +238,14 @@ fn two_domains_of_one_thread_may_share_an_index() {
     let [first, second] = &mut domains;
     assert_eq!(disk.0.len(), 1, "one sync for both");
     let sync = disk.0[0];
-    assert!(!second.wants_run(), "parked");
+    assert!(!second.wants_run(Nanos(9)), "parked");
     first.complete(sync.hctx, sync.tag, sync.generation, Outcome::Done, Nanos(2)).expect("live");
     let wakes: Vec<u16> = first.take_wakes().collect();
     assert_eq!(wakes, [0]);
     second.gate_changed(Nanos(2));
     // Both arrived before the sync started, so the one sync answers the second as well... unless
     // it arrived after the start: then it runs its own.
-    if second.wants_run() {
+    if second.wants_run(Nanos(9)) {
         second.run(Nanos(3), &mut disk);
         let sync = disk.0[1];
         second

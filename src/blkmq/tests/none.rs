@@ -1,11 +1,12 @@
 use super::*;
 use crate::blkmq::sched::{BadTunable, conformance};
-use crate::block::{Class, Op, Sector, SectorRange};
+use crate::block::{Class, LaneId, Op, Sector, SectorRange};
 
 fn item(hctx: u16, tag: u16) -> Item {
     let range = SectorRange::new(Sector(0), 1, 1).expect("inside");
     let id = Ident { hctx: HctxId(hctx), tag: Tag(tag) };
-    Item { id, op: Op::Read(range), class: Class::default(), arrival: Nanos(0) }
+    let class = Class::default();
+    Item { id, lane: LaneId(0), op: Op::Read(range), class, arrival: Nanos(0), issued: Nanos(0) }
 }
 
 #[test]
@@ -16,7 +17,7 @@ fn none_keeps_the_contract() {
 #[test]
 fn i14_turns_go_round_whatever_joins() {
     let mut s = NoScheduler::new();
-    (0..3).for_each(|h| s.attach(HctxId(h), 8));
+    (0..3).for_each(|h| s.attach(HctxId(h), LaneId(0), 8));
     for h in [0, 2] {
         (0..4).for_each(|t| s.insert(&item(h, t), Nanos(0)));
     }
@@ -36,7 +37,7 @@ fn i14_turns_go_round_whatever_joins() {
 #[test]
 fn what_is_given_back_goes_first() {
     let mut s = NoScheduler::new();
-    s.attach(HctxId(0), 3);
+    s.attach(HctxId(0), LaneId(0), 3);
     (0..3).for_each(|t| s.insert(&item(0, t), Nanos(0)));
     let first = s.next(Nanos(0)).expect("three");
     s.requeue(&item(first.hctx.0, first.tag.0));
@@ -48,7 +49,7 @@ fn what_is_given_back_goes_first() {
 #[should_panic(expected = "a hctx cannot hold more requests than tags")]
 fn more_requests_than_tags_is_a_bug() {
     let mut s = NoScheduler::new();
-    s.attach(HctxId(0), 2);
+    s.attach(HctxId(0), LaneId(0), 2);
     (0..3).for_each(|t| s.insert(&item(0, t), Nanos(0)));
 }
 
@@ -56,6 +57,6 @@ fn more_requests_than_tags_is_a_bug() {
 fn none_has_no_tunables() {
     let mut s = NoScheduler::default();
     assert_eq!(s.name(), "none");
-    assert_eq!(s.tunable("fifo_batch", Some("16")), Err(BadTunable));
+    assert_eq!(s.tunable("fifo_batch", Some("16")), Err(BadTunable::Unknown));
     assert_eq!(s.next_wake(), None);
 }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::blkmq::sched::{Item, NoScheduler, Scheduler};
 use crate::blkmq::{Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Ident, Issue, Request};
-use crate::block::{Bio, Class, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag};
+use crate::block::{
+    Bio, Class, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag,
+};
 
 /// Takes `room` requests and refuses from then on.
 #[derive(Default)]
@@ -98,8 +100,8 @@ impl Scheduler for Asked {
     fn name(&self) -> &'static str {
         "asked"
     }
-    fn attach(&mut self, hctx: HctxId, depth: u16) {
-        self.inner.attach(hctx, depth);
+    fn attach(&mut self, hctx: HctxId, lane: LaneId, depth: u16) {
+        self.inner.attach(hctx, lane, depth);
     }
     fn detach(&mut self, hctx: HctxId) {
         self.inner.detach(hctx);
@@ -114,8 +116,8 @@ impl Scheduler for Asked {
     fn requeue(&mut self, item: &Item) {
         self.inner.requeue(item);
     }
-    fn has_work(&self) -> bool {
-        self.inner.has_work()
+    fn has_work(&self, now: Nanos) -> bool {
+        self.inner.has_work(now)
     }
     fn done(&mut self, item: &Item, _now: Nanos) {
         self.ended.lock().expect("no panic").push(item.id);
@@ -172,21 +174,21 @@ fn i10_blocked_until_a_completion_or_nothing_is_in_flight() {
     let mut domain = domain(1);
     let mut disk = Room { room: 2, ..Room::default() };
     submit(&mut domain, 0, 0..5);
-    assert!(domain.wants_run(), "a batch waits");
+    assert!(domain.wants_run(Nanos(9)), "a batch waits");
     domain.run(Nanos(1), &mut disk);
-    assert!(!domain.wants_run(), "refused, and two completions will come");
+    assert!(!domain.wants_run(Nanos(9)), "refused, and two completions will come");
     let (a, b) = (disk.taken[0], disk.taken[1]);
     done(&mut domain, &a);
-    assert!(domain.wants_run(), "a completion made room");
+    assert!(domain.wants_run(Nanos(9)), "a completion made room");
     domain.run(Nanos(2), &mut disk);
-    assert!(!domain.wants_run());
+    assert!(!domain.wants_run(Nanos(9)));
     done(&mut domain, &b);
     domain.run(Nanos(2), &mut disk);
-    assert!(domain.wants_run(), "refused with nothing in flight: nobody else will wake us");
+    assert!(domain.wants_run(Nanos(9)), "refused with nothing in flight: nobody else will wake us");
     disk.room = 3;
     domain.run(Nanos(2), &mut disk);
     assert_eq!(disk.taken.len(), 5);
-    assert!(!domain.wants_run());
+    assert!(!domain.wants_run(Nanos(9)));
 }
 
 #[test]
@@ -195,10 +197,10 @@ fn i10_a_returned_credit_is_work() {
     let mut disk = Room { room: 100, ..Room::default() };
     submit(&mut domain, 0, 0..3);
     assert_eq!(domain.run(Nanos(1), &mut disk), 2);
-    assert!(!domain.wants_run(), "no credit");
+    assert!(!domain.wants_run(Nanos(9)), "no credit");
     let first = disk.taken[0];
     done(&mut domain, &first);
-    assert!(domain.wants_run());
+    assert!(domain.wants_run(Nanos(9)));
     assert_eq!(domain.run(Nanos(1), &mut disk), 1);
 }
 
@@ -293,7 +295,7 @@ fn a_sync_that_never_starts_fails_and_latches() {
     let flush = Bio { tag: Tag(0), op: Op::Flush, fua: false, class: Class::default() };
     domain.submit(HctxId(0), flush, Nanos(1)).expect("a free head");
     for _ in 0..=100 {
-        assert!(domain.wants_run());
+        assert!(domain.wants_run(Nanos(9)));
         assert_eq!(domain.run(Nanos(1), &mut disk), 1);
         let r = *disk.taken.last().expect("the sync");
         assert_eq!((r.op, r.fua), (Op::Flush, false));
@@ -369,7 +371,7 @@ fn rejected_heads_pass_through_in_order_of_their_answers() {
     assert_eq!(domain.reject(h, Tag(5), Status::Unsupp), Ok(()));
     assert_eq!(domain.reject(h, Tag(4), Status::IoErr), Ok(()));
     assert!(domain.reject(h, Tag(5), Status::Ok).is_err());
-    assert!(domain.has_done(h) && !domain.is_idle(h) && !domain.wants_run());
+    assert!(domain.has_done(h) && !domain.is_idle(h) && !domain.wants_run(Nanos(9)));
     assert_eq!(domain.take_done(h), Some((Tag(5), Status::Unsupp)));
     assert_eq!(domain.take_done(h), Some((Tag(4), Status::IoErr)));
     assert_eq!(domain.take_done(h), None);

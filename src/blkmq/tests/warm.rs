@@ -50,7 +50,7 @@ fn sweep(domain: &mut Domain, disk: &mut Fixed, hctxs: u16, per: u16, flush: boo
     domain.run(Nanos(1), disk);
     while let Some(r) = disk.held.pop() {
         domain.complete(r.hctx, r.tag, r.generation, Outcome::Done, Nanos(2)).expect("live");
-        if disk.held.is_empty() && domain.wants_run() {
+        if disk.held.is_empty() && domain.wants_run(Nanos(2)) {
             domain.run(Nanos(2), disk);
         }
     }

@@ -156,7 +156,7 @@ impl QueueThread {
         self.reap(now);
         self.turn(now);
         self.give_back();
-        if self.wants_turn() {
+        if self.wants_turn(now) {
             return false;
         }
         // A bounded polling wait belongs here, before the guests are asked to kick.
@@ -196,7 +196,7 @@ impl QueueThread {
         }
         for lane in &mut self.lanes {
             lane.run(&mut self.queues, &mut self.ring, now);
-            while lane.poll(&mut self.queues, now) && lane.domain.wants_run() {
+            while lane.poll(&mut self.queues, now) && lane.domain.wants_run(now) {
                 lane.run(&mut self.queues, &mut self.ring, now);
             }
         }
@@ -212,9 +212,9 @@ impl QueueThread {
         }
     }
 
-    fn wants_turn(&self) -> bool {
+    fn wants_turn(&self, now: Nanos) -> bool {
         self.queues.iter().flatten().any(|q| q.active)
-            || self.lanes.iter().any(|l| l.domain.wants_run())
+            || self.lanes.iter().any(|l| l.domain.wants_run(now))
     }
 
     /// Asks every guest to kick. `true` when one of them was quicker (I12).
