@@ -26,6 +26,7 @@ mod dispatch;
 mod domain;
 mod flush;
 mod hctx;
+pub mod limits;
 mod plug;
 pub mod sched;
 mod stats;
