@@ -5,8 +5,8 @@
 //!   starves nobody, and it has a credit of its own: neither waiting writes nor a spent budget
 //!   hold it up.
 //! * **D2** What the image refused, or did not finish, waits on its hctx's leftovers and is issued
-//!   before anything new of the domain. While a leftover is refused the scheduler is not asked:
-//!   what leaves it can no longer be merged or ordered (I09).
+//!   before anything new of its disk. While a leftover of every disk is refused the scheduler is
+//!   not asked: what leaves it can no longer be merged or ordered (I09).
 //! * **D3** Data in flight never exceeds `hw_depth` (I04). A short or repeated request gives its
 //!   credit back while it waits.
 //! * **D4** With no leftovers, nothing staged, a bypassing scheduler and a hctx that is not busy,
@@ -14,11 +14,13 @@
 //!   holds under pressure too (I08).
 //! * **D5** Each hctx carries a measure of pressure, 0 to 9: refused is `(7e + 16) / 8`, a clean
 //!   list `7e / 8`. Eight clean lists bring any value to 0 (I13).
-//! * **D6** Refused sets `blocked`, any completion clears it (Linux: SCHED_RESTART). While it is
-//!   set there is no point in trying. When nothing of the domain is in flight no completion will
-//!   come, so the flag does not count then (I10).
+//! * **D6** Refused sets the disk's `blocked`, any completion clears it (Linux: SCHED_RESTART).
+//!   While it is set there is no point in trying. When nothing of the domain is in flight no
+//!   completion will come, so the flag does not count then (I10).
+//! * **D7** A disk whose image refuses holds up no other. What the scheduler names for it joins its
+//!   leftovers untried; so the guest that is refused loses its order, and nobody else anything.
 
-use super::domain::Domain;
+use super::domain::{Domain, Lane};
 use super::tags::State;
 use super::{Busy, Ident, Issue};
 use crate::block::{HctxId, Nanos};
@@ -66,6 +68,11 @@ impl Budget {
         self.used < self.limit
     }
 
+    /// Another limit, from now on.
+    pub(super) fn set_limit(&mut self, limit: u32) {
+        self.limit = if limit == 0 { u32::MAX } else { limit };
+    }
+
     /// Requests in flight.
     pub(super) fn used(&self) -> u32 {
         self.used
@@ -94,36 +101,37 @@ impl Domain {
     /// of each sweep and whenever [`wants_run`](Domain::wants_run) says so. Answers how many
     /// requests were issued.
     pub fn run<I: Issue>(&mut self, now: Nanos, issue: &mut I) -> u32 {
-        self.blocked = false;
         let before = self.issued;
-        self.run_sync(now, issue);
-        if self.run_leftovers(issue) {
-            self.run_plug(now, issue);
-            self.run_scheduler(now, issue);
-        } else {
-            self.stage_plug(now);
+        for lane in 0..self.lanes.len() {
+            self.lanes[lane].blocked = false;
+            self.run_sync(lane, now, issue);
         }
+        self.run_leftovers(issue);
+        self.run_plug(now, issue);
+        self.run_scheduler(now, issue);
         u32::try_from(self.issued - before).unwrap_or(u32::MAX)
     }
 
-    fn run_sync<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
-        let Some((id, start)) = self.flush.prepare(&mut self.table, now) else { return };
+    fn run_sync<I: Issue>(&mut self, lane: usize, now: Nanos, issue: &mut I) {
+        let lane = &mut self.lanes[lane];
+        let Some((id, start)) = lane.flush.prepare(&mut self.table, now) else { return };
         let hctx = self.table.get_mut(id.hctx);
         let request = hctx.tags.slot(id.tag).sync(id);
         if issue.issue(&request).is_err() {
             hctx.stats.refused += 1;
-            self.blocked = true;
+            lane.blocked = true;
             return; // F6
         }
         hctx.tags.set(id.tag, State::Syncing);
-        self.flush.issued(start, now);
+        lane.flush.issued(start, now);
+        self.syncing += 1;
         self.issued += 1;
     }
 
-    /// Whether all leftovers went (D2).
-    fn run_leftovers<I: Issue>(&mut self, issue: &mut I) -> bool {
+    /// Tries what is left over, each hctx once (D2).
+    fn run_leftovers<I: Issue>(&mut self, issue: &mut I) {
         if self.leftovers == 0 {
-            return true;
+            return;
         }
         // One that was refused does not hold up those of another hctx: each is tried once.
         let n = self.table.len();
@@ -134,11 +142,10 @@ impl Domain {
                 && let Err(Stop::Credit) = self.run_leftovers_of(id, issue)
             {
                 self.cursor = i; // the next run goes on here, so that nobody is always last
-                return false;
+                return;
             }
         }
         self.cursor = if first + 1 < n { first + 1 } else { 0 };
-        self.leftovers == 0
     }
 
     fn run_leftovers_of<I: Issue>(&mut self, of: HctxId, issue: &mut I) -> Result<(), Stop> {
@@ -146,6 +153,7 @@ impl Domain {
             self.try_issue(Ident { hctx: of, tag }, issue)?;
             let hctx = self.table.get_mut(of);
             hctx.tags.pop_front(&mut hctx.leftovers);
+            self.lanes[hctx.lane.index()].leftovers -= 1;
             self.leftovers -= 1;
         }
         self.table.get_mut(of).busy.clean();
@@ -157,7 +165,8 @@ impl Domain {
         if self.plug.len() == 0 {
             return;
         }
-        let mut direct = self.scheduler.bypass() && !self.scheduler.has_work(now);
+        let mut direct =
+            self.leftovers == 0 && self.scheduler.bypass() && !self.scheduler.has_work(now);
         for i in 0..self.plug.len() {
             let id = self.plug.get(i);
             if direct && self.table.get(id.hctx).busy.level() == 0 {
@@ -177,13 +186,23 @@ impl Domain {
     }
 
     fn run_scheduler<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
-        while self.leftovers == 0 && self.budget.available() {
+        while self.budget.available() && !self.all_held_up() {
             let Some(id) = self.scheduler.next(now) else { return };
+            let lane = self.table.get(id.hctx).lane.index();
+            if self.lanes[lane].leftovers > 0 {
+                self.leave(id); // D7
+                continue;
+            }
             match self.try_issue(id, issue) {
                 Ok(()) => self.table.get_mut(id.hctx).busy.clean(),
                 Err(_) => self.leave(id),
             }
         }
+    }
+
+    /// Whether every disk has leftovers, so that nothing new may go (D2).
+    fn all_held_up(&self) -> bool {
+        self.leftovers > 0 && self.lanes.iter().all(|lane| lane.leftovers > 0)
     }
 
     fn try_issue<I: Issue>(&mut self, id: Ident, issue: &mut I) -> Result<(), Stop> {
@@ -196,7 +215,7 @@ impl Domain {
         if let Err(Busy) = issue.issue(&request) {
             hctx.busy.refused();
             hctx.stats.refused += 1;
-            self.blocked = true;
+            self.lanes[hctx.lane.index()].blocked = true;
             return Err(Stop::Busy);
         }
         hctx.tags.set(id.tag, State::InFlight);
@@ -210,6 +229,7 @@ impl Domain {
         let hctx = self.table.get_mut(id.hctx);
         hctx.tags.set(id.tag, State::Leftover);
         hctx.tags.push_back(&mut hctx.leftovers, id.tag);
+        self.lanes[hctx.lane.index()].leftovers += 1;
         self.leftovers += 1;
     }
 
@@ -219,16 +239,15 @@ impl Domain {
         hctx.tags.set(id.tag, State::Leftover);
         hctx.tags.push_front(&mut hctx.leftovers, id.tag);
         hctx.stats.requeues += 1;
+        self.lanes[hctx.lane.index()].leftovers += 1;
         self.leftovers += 1;
     }
 
     fn stage(&mut self, id: Ident, now: Nanos) {
-        let tags = &mut self.table.get_mut(id.hctx).tags;
-        tags.set(id.tag, State::Staged);
-        let slot = tags.slot_mut(id.tag);
-        slot.scheduled = true;
-        let item = slot.item(id);
-        self.scheduler.insert(&item, now);
+        let hctx = self.table.get_mut(id.hctx);
+        hctx.tags.set(id.tag, State::Staged);
+        hctx.tags.slot_mut(id.tag).scheduled = true;
+        self.scheduler.insert(&hctx.item(id), now);
     }
 
     /// Hands the batch to the scheduler.
@@ -243,15 +262,21 @@ impl Domain {
     /// while this holds.
     #[must_use]
     pub fn wants_run(&self, now: Nanos) -> bool {
-        let with_kernel = self.budget.used() > 0 || self.flush.is_syncing();
-        if self.blocked && with_kernel {
-            return false; // D6
+        let with_kernel = self.budget.used() > 0 || self.syncing > 0;
+        let held = |lane: &Lane| lane.blocked && with_kernel; // D6
+        let mut open = false;
+        for lane in self.lanes.iter().filter(|lane| !held(lane)) {
+            if lane.flush.wants_run() {
+                return true;
+            }
+            open = open || lane.leftovers > 0 || self.has_new(now);
         }
-        if self.flush.wants_run() {
-            return true;
-        }
-        let waiting = self.plug.len() > 0 || self.leftovers > 0 || self.scheduler.has_work(now);
-        waiting && self.budget.available()
+        open && self.budget.available()
+    }
+
+    /// Whether something waits that was not tried yet.
+    fn has_new(&self, now: Nanos) -> bool {
+        self.plug.len() > 0 || self.scheduler.has_work(now)
     }
 }
 

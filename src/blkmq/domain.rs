@@ -1,5 +1,8 @@
 //! The hctxs that share one scheduler, on one thread: the face of the core.
 //!
+//! They belong to one disk or to several: each disk is a lane of the domain, with a flush machine
+//! of its own, and what its image refuses holds up no other (D7).
+//!
 //! A thread drives it so: [`submit`](Domain::submit) what was popped, [`run`](Domain::run) at the
 //! end of the sweep, [`complete`](Domain::complete) what the image finished,
 //! [`take_done`](Domain::take_done) and publish, [`release`](Domain::release) what was published.
@@ -29,11 +32,32 @@ pub struct DomainConfig {
     /// Data requests that may be in flight at a time; 0 for as many as there are tags. The sync of
     /// a flush has one credit more, of its own.
     pub hw_depth: u32,
-    /// The thread's index in the flush gate. No two threads may use the same one.
+    /// The thread's index in the flush gates. No two threads may use the same one.
     pub thread: u16,
+}
+
+/// What a disk brings into a domain.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// What its threads share about flushes.
+    pub gate: Arc<FlushGate>,
     /// A write can be issued so that its completion means durable, and reports its own failure
     /// and nobody else's. Without it a write-through write is DATA, then a flush (F5).
     pub dsync: bool,
+    /// Its share of the domain, compared to the other disks': 1 to 1000.
+    pub weight: u16,
+}
+
+/// One disk of the domain.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) flush: FlushMachine,
+    dsync: bool,
+    weight: u16,
+    /// Leftovers on all its hctxs.
+    pub(super) leftovers: u32,
+    /// Its image refused something, and nothing of the domain has completed since (D6).
+    pub(super) blocked: bool,
 }
 
 /// The completion belongs to no request in flight: another generation, or nothing issued (I36).
@@ -46,47 +70,110 @@ pub struct Domain {
     pub(super) table: Table,
     pub(super) plug: Plug,
     pub(super) scheduler: Box<dyn Scheduler>,
-    pub(super) flush: FlushMachine,
+    pub(super) lanes: Vec<Lane>,
     pub(super) budget: Budget,
-    dsync: bool,
+    thread: u16,
     /// Leftovers on all hctxs.
     pub(super) leftovers: u32,
+    /// Syncs with the kernel.
+    pub(super) syncing: u32,
     /// Where the next look for leftovers begins.
     pub(super) cursor: usize,
-    /// The image refused something, and nothing has completed since.
-    pub(super) blocked: bool,
     /// Requests issued so far.
     pub(super) issued: u64,
 }
 
 impl Domain {
-    /// A domain with no hctxs. Allocates; so do [`add_hctx`](Domain::add_hctx) and nothing else.
+    /// A domain with no disks and no hctxs. Allocates; so do [`add_lane`](Domain::add_lane),
+    /// [`add_hctx`](Domain::add_hctx), [`set_scheduler`](Domain::set_scheduler), and nothing else.
     #[must_use]
-    pub fn new(
-        config: DomainConfig,
-        scheduler: Box<dyn Scheduler>,
-        gate: Arc<FlushGate>,
-    ) -> Domain {
+    pub fn new(config: DomainConfig, scheduler: Box<dyn Scheduler>) -> Domain {
         Domain {
             table: Table::new(config.max_hctxs),
             plug: Plug::new(),
             scheduler,
-            flush: FlushMachine::new(gate, config.thread),
+            lanes: Vec::new(),
             budget: Budget::new(config.hw_depth),
-            dsync: config.dsync,
+            thread: config.thread,
             leftovers: 0,
+            syncing: 0,
             cursor: 0,
-            blocked: false,
             issued: 0,
         }
     }
 
-    /// Adds a hctx with the tags `0..depth`. A control-time operation; `None` when the table is
-    /// full.
-    pub fn add_hctx(&mut self, depth: u16) -> Option<HctxId> {
-        let id = self.table.add(Hctx::new(depth))?;
-        self.scheduler.attach(id, LaneId(0), depth);
+    /// Adds a disk. A control-time operation.
+    ///
+    /// # Panics
+    /// Beyond 65536 disks.
+    pub fn add_lane(&mut self, config: LaneConfig) -> LaneId {
+        let id = LaneId(u16::try_from(self.lanes.len()).expect("disks are few"));
+        let LaneConfig { gate, dsync, weight } = config;
+        let flush = FlushMachine::new(gate, id, self.thread);
+        self.lanes.push(Lane { flush, dsync, weight, leftovers: 0, blocked: false });
+        self.scheduler.set_weight(id, weight);
+        id
+    }
+
+    /// Adds a hctx of a disk, with the tags `0..depth`. A control-time operation; `None` when the
+    /// table is full.
+    ///
+    /// # Panics
+    /// When there is no such disk.
+    pub fn add_hctx(&mut self, lane: LaneId, depth: u16) -> Option<HctxId> {
+        assert!(lane.index() < self.lanes.len(), "the disk is in the domain");
+        let id = self.table.add(Hctx::new(lane, depth))?;
+        self.scheduler.attach(id, lane, depth);
         Some(id)
+    }
+
+    /// Replaces the scheduler between two runs, and answers with the old one, empty. What waited in
+    /// it waits in the new one, each hctx's requests in order of arrival. What is in flight stays
+    /// so: the new scheduler never hears of it, so nobody waits for the slowest of them (I28). A
+    /// control-time operation.
+    pub fn set_scheduler(
+        &mut self,
+        mut next: Box<dyn Scheduler>,
+        now: Nanos,
+    ) -> Box<dyn Scheduler> {
+        for (i, lane) in (0..).zip(&self.lanes) {
+            next.set_weight(LaneId(i), lane.weight);
+        }
+        for (id, hctx) in self.table.iter_ids() {
+            next.attach(id, hctx.lane, hctx.depth());
+        }
+        self.stage_plug(now);
+        let Domain { table, scheduler, .. } = self;
+        table.iter_mut().for_each(|hctx| hctx.tags.unschedule());
+        scheduler.drain(&mut |id| {
+            let hctx = table.get_mut(id.hctx);
+            hctx.tags.slot_mut(id.tag).scheduled = true;
+            next.insert(&hctx.item(id), now);
+        });
+        for (id, _) in self.table.iter_ids() {
+            self.scheduler.detach(id);
+        }
+        std::mem::replace(&mut self.scheduler, next)
+    }
+
+    /// The scheduler, to look at and to tune.
+    pub fn scheduler_mut(&mut self) -> &mut dyn Scheduler {
+        &mut *self.scheduler
+    }
+
+    /// Changes a disk's share (see [`Scheduler::set_weight`]).
+    ///
+    /// # Panics
+    /// When there is no such disk.
+    pub fn set_weight(&mut self, lane: LaneId, weight: u16) {
+        self.lanes[lane.index()].weight = weight;
+        self.scheduler.set_weight(lane, weight);
+    }
+
+    /// Changes the number of data requests that may be in flight; 0 for as many as there are tags.
+    /// What is in flight beyond a smaller number ends in its own time.
+    pub fn set_hw_depth(&mut self, hw_depth: u32) {
+        self.budget.set_limit(hw_depth);
     }
 
     /// Removes a hctx and answers with its counters. `None`, and nothing changes, when there is no
@@ -114,12 +201,13 @@ impl Domain {
         if bio.op == Op::Flush {
             hctx.tags.claim(&bio, now, State::FlushWait)?;
             // What the guest sent before the flush stays before it, whatever merging does later.
+            let lane = hctx.lane.index();
             self.stage_plug(now);
-            self.flush.join(&mut self.table, ident, now);
+            self.lanes[lane].flush.join(&mut self.table, ident, now);
             return Ok(());
         }
         hctx.tags.claim(&bio, now, State::Plugged)?;
-        let alone = self.dsync && matches!(bio.op, Op::Write(_));
+        let alone = self.lanes[hctx.lane.index()].dsync && matches!(bio.op, Op::Write(_));
         if bio.fua && bio.op.is_write() && !alone {
             hctx.tags.slot_mut(bio.tag).flush_after();
         }
@@ -166,9 +254,11 @@ impl Domain {
     ) -> Result<(), Stale> {
         let ident = Ident { hctx: id, tag };
         let state = self.with_kernel(ident, generation)?;
-        self.blocked = false; // D6
+        self.unblock(); // D6
         if state == State::Syncing {
-            self.flush.completed(&mut self.table, ident, outcome, now);
+            self.syncing -= 1;
+            let lane = self.table.get(id).lane.index();
+            self.lanes[lane].flush.completed(&mut self.table, ident, outcome, now);
             return Ok(());
         }
         self.budget.give_back();
@@ -206,7 +296,7 @@ impl Domain {
     ) -> Result<(), Stale> {
         let ident = Ident { hctx: id, tag };
         let state = self.with_kernel(ident, generation)?;
-        self.blocked = false; // D6
+        self.unblock(); // D6
         debug_assert_eq!(state, State::InFlight, "a flush has no ranges");
         let hctx = self.table.get_mut(id);
         let slot = hctx.tags.slot_mut(tag);
@@ -221,6 +311,11 @@ impl Domain {
         Ok(())
     }
 
+    /// Something of the domain has completed: there may be room again (D6).
+    fn unblock(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.blocked = false);
+    }
+
     fn with_kernel(&self, id: Ident, generation: u16) -> Result<State, Stale> {
         let hctx = self.table.find(id.hctx).ok_or(Stale)?;
         hctx.tags.with_kernel(id.tag, generation).ok_or(Stale)
@@ -229,16 +324,17 @@ impl Domain {
     fn data_done(&mut self, id: Ident, status: Status, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
         let slot = *hctx.tags.slot(id.tag);
+        let flush = &mut self.lanes[hctx.lane.index()].flush;
         if slot.op.is_write() {
             // Failed ones too: part of the range may have been written.
-            self.flush.wrote();
+            flush.wrote();
         }
         if slot.scheduled {
-            self.scheduler.done(&slot.item(id), now);
+            self.scheduler.done(&hctx.item(id), now);
         }
         if slot.flush_after && status == Status::Ok {
             hctx.tags.set(id.tag, State::FlushWait);
-            self.flush.join(&mut self.table, id, now);
+            flush.join(&mut self.table, id, now);
         } else {
             hctx.finish(id.tag, status, now);
         }
@@ -297,19 +393,24 @@ impl Domain {
         self.scheduler.next_wake()
     }
 
-    /// The threads whose waiting flushes have to be looked at, as indexes in the flush gate: ring
-    /// their mailboxes, and let each call [`gate_changed`](Domain::gate_changed) on all its domains
-    /// with this gate. The own index may be among them, for the sake of other domains of this
-    /// thread. To be asked after `complete` and `run`.
+    /// The threads that may go on since this one gave something back, as indexes in the flush
+    /// gates: ring their mailboxes, and let each call [`gate_changed`](Domain::gate_changed). The own
+    /// index may be among them. To be asked after `complete` and `run`.
     #[must_use]
     pub fn take_wakes(&mut self) -> Wakes {
-        self.flush.take_wakes()
+        let mut wakes = self.scheduler.take_wakes();
+        for lane in &mut self.lanes {
+            wakes.add(lane.flush.take_wakes());
+        }
+        wakes
     }
 
-    /// Another thread's sync ended (see [`take_wakes`](Domain::take_wakes)). Answers flushes that it
-    /// covers; the next run may sync for the others.
+    /// Another thread gave something back (see [`take_wakes`](Domain::take_wakes)). Answers flushes
+    /// that its sync covers; the next run may sync for the others.
     pub fn gate_changed(&mut self, now: Nanos) {
-        self.flush.gate_changed(&mut self.table, now);
+        for lane in &mut self.lanes {
+            lane.flush.gate_changed(&mut self.table, now);
+        }
     }
 
     /// The generation that a tag has now: what its completions carry.

@@ -1,9 +1,10 @@
 //! A hardware context: one virtqueue as the core sees it, and the table of a domain's hctxs.
 
 use super::dispatch::Busyness;
+use super::sched::Item;
 use super::stats::Stats;
 use super::tags::{State, TagList, TagSet};
-use crate::block::{HctxId, Nanos, Status, Tag};
+use crate::block::{HctxId, LaneId, Nanos, Status, Tag};
 
 use super::Ident;
 
@@ -51,12 +52,14 @@ pub(super) struct Hctx {
     done: TagList,
     pub(super) busy: Busyness,
     pub(super) stats: Stats,
+    /// The disk it belongs to.
+    pub(super) lane: LaneId,
     depth: u16,
 }
 
 impl Hctx {
     /// A hctx with nothing in it. Allocates.
-    pub(super) fn new(depth: u16) -> Hctx {
+    pub(super) fn new(lane: LaneId, depth: u16) -> Hctx {
         Hctx {
             tags: TagSet::new(depth),
             leftovers: TagList::EMPTY,
@@ -64,8 +67,19 @@ impl Hctx {
             done: TagList::EMPTY,
             busy: Busyness::default(),
             stats: Stats::default(),
+            lane,
             depth,
         }
+    }
+
+    /// Number of tags.
+    pub(super) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    /// What the scheduler is told of a request.
+    pub(super) fn item(&self, id: Ident) -> Item {
+        self.tags.slot(id.tag).item(id, self.lane)
     }
 
     /// The bio has its answer: it joins the list of what is done.
@@ -125,23 +139,30 @@ impl Hctx {
 /// The hctxs of a domain, by id.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Box<[Option<Hctx>]>,
+    slots: Vec<Option<Hctx>>,
+    max: usize,
 }
 
 impl Table {
     /// A table with room for `max` hctxs.
     pub(super) fn new(max: u16) -> Table {
-        Table { slots: (0..max).map(|_| None).collect() }
+        Table { slots: Vec::new(), max: usize::from(max) }
     }
 
-    /// Number of ids.
+    /// Number of ids in use so far.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// Puts a hctx into the first empty place.
     pub(super) fn add(&mut self, hctx: Hctx) -> Option<HctxId> {
-        let i = self.slots.iter().position(Option::is_none)?;
+        let i = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if i == self.max {
+            return None;
+        }
+        if i == self.slots.len() {
+            self.slots.push(None);
+        }
         self.slots[i] = Some(hctx);
         u16::try_from(i).ok().map(HctxId)
     }
@@ -172,6 +193,11 @@ impl Table {
         self.slots.get_mut(id.index()).and_then(Option::as_mut).expect("the hctx is in the table")
     }
 
+    /// All hctxs with their ids.
+    pub(super) fn iter_ids(&self) -> impl Iterator<Item = (HctxId, &Hctx)> {
+        (0..).zip(&self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_ref()?)))
+    }
+
     /// All hctxs.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hctx> {
         self.slots.iter_mut().flatten()
@@ -185,9 +211,9 @@ impl Table {
         u16::try_from(i).ok().map(HctxId)
     }
 
-    /// The bio whose tag a sync borrows.
-    pub(super) fn first_flush_waiter(&self) -> Option<Ident> {
-        let hctx = self.find_round(0, |h| !h.flush_waiters.is_empty())?;
+    /// The bio of a disk whose tag a sync borrows.
+    pub(super) fn first_flush_waiter(&self, lane: LaneId) -> Option<Ident> {
+        let hctx = self.find_round(0, |h| h.lane == lane && !h.flush_waiters.is_empty())?;
         Some(Ident { hctx, tag: self.get(hctx).flush_waiters.front()? })
     }
 }

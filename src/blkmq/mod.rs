@@ -32,7 +32,7 @@ pub mod sched;
 mod stats;
 mod tags;
 
-pub use domain::{Domain, DomainConfig, Stale};
+pub use domain::{Domain, DomainConfig, LaneConfig, Stale};
 pub use flush::{FlushGate, FlushPolicy, MAX_THREADS, Wakes};
 pub use hctx::Gauges;
 pub use stats::{OpStats, Stats};

@@ -149,9 +149,9 @@ impl Slot {
     }
 
     /// What the scheduler is told of the bio.
-    pub(super) fn item(&self, id: Ident) -> Item {
+    pub(super) fn item(&self, id: Ident, lane: LaneId) -> Item {
         let Slot { op, class, arrival, .. } = *self;
-        Item { id, lane: LaneId(0), op, class, arrival, issued: Nanos(0) }
+        Item { id, lane, op, class, arrival, issued: Nanos(0) }
     }
 
     /// The request that syncs the image on the bio's tag.
@@ -246,6 +246,11 @@ impl TagSet {
         debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
         self.counts[from as usize] -= 1;
         self.counts[to as usize] += 1;
+    }
+
+    /// No request counts as the scheduler's any more: it is going to be replaced.
+    pub(super) fn unschedule(&mut self) {
+        self.slots.iter_mut().for_each(|slot| slot.scheduled = false);
     }
 
     /// The stages counted anew, slot by slot, to hold against the running counts (T6).

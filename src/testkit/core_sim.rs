@@ -13,7 +13,7 @@ use super::core_disk::{Disk, Image, Progress, Rng};
 pub(crate) use super::core_guest::{Config, Guest};
 use super::core_guest::{Live, SeedGuard};
 use crate::blkmq::sched::NoScheduler;
-use crate::blkmq::{Domain, DomainConfig, FlushGate, FlushPolicy, Stale, TagBusy};
+use crate::blkmq::{Domain, DomainConfig, FlushGate, FlushPolicy, LaneConfig, Stale, TagBusy};
 use crate::block::{Bio, Class, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag};
 
 /// One queue thread.
@@ -46,11 +46,12 @@ impl World {
         let image = Rc::new(RefCell::new(Image::default()));
         let thread = |t: u16| {
             let hw_depth = config.hw_depth;
-            let of =
-                DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t, dsync: config.dsync };
-            let mut domain = Domain::new(of, Box::new(NoScheduler::new()), Arc::clone(&gate));
+            let of = DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t };
+            let mut domain = Domain::new(of, Box::new(NoScheduler::new()));
+            let gate = Arc::clone(&gate);
+            let lane = domain.add_lane(LaneConfig { gate, dsync: config.dsync, weight: 100 });
             let guests = (0..config.hctxs).map(|_| {
-                let hctx = domain.add_hctx(config.depth).expect("the table has room");
+                let hctx = domain.add_hctx(lane, config.depth).expect("the table has room");
                 Guest::new(hctx, config.depth)
             });
             let guests = guests.collect();

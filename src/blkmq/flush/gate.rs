@@ -68,7 +68,7 @@ impl Wakes {
         *self == Wakes::default()
     }
 
-    pub(super) fn add(&mut self, other: Wakes) {
+    pub(in crate::blkmq) fn add(&mut self, other: Wakes) {
         for (mine, more) in self.0.iter_mut().zip(other.0) {
             *mine |= more;
         }

@@ -1,4 +1,4 @@
-//! The flush machine of one domain. A flush owns no data and never enters plug or scheduler, so it
+//! The flush machine of one disk in one domain. A flush owns no data and never enters plug or scheduler, so it
 //! cannot wait behind writes that wait.
 //!
 //! Rules (those of the shared half, G1 to G7, are at the head of `gate.rs`):
@@ -24,7 +24,7 @@ use super::Ident;
 use super::dispatch::AGAIN_MAX;
 use super::hctx::Table;
 use super::tags::State;
-use crate::block::{Errno, Nanos, Outcome, Status};
+use crate::block::{Errno, LaneId, Nanos, Outcome, Status};
 
 mod gate;
 
@@ -44,10 +44,11 @@ enum Phase {
     Syncing { start: u64, since: Nanos },
 }
 
-/// The flush machine of one domain.
+/// The flush machine of one disk in one domain.
 #[derive(Debug)]
 pub(super) struct FlushMachine {
     gate: Arc<FlushGate>,
+    lane: LaneId,
     thread: u16,
     waiters: u32,
     phase: Phase,
@@ -56,10 +57,10 @@ pub(super) struct FlushMachine {
 }
 
 impl FlushMachine {
-    /// A machine with no waiters, for the thread with this index in the gate.
-    pub(super) fn new(gate: Arc<FlushGate>, thread: u16) -> FlushMachine {
+    /// A machine with no waiters, for a disk on the thread with this index in the gate.
+    pub(super) fn new(gate: Arc<FlushGate>, lane: LaneId, thread: u16) -> FlushMachine {
         let wakes = Wakes::default();
-        FlushMachine { gate, thread, waiters: 0, phase: Phase::Idle, wakes, again: 0 }
+        FlushMachine { gate, lane, thread, waiters: 0, phase: Phase::Idle, wakes, again: 0 }
     }
 
     /// A write, discard or zeroing has completed; the guest does not know yet (G1).
@@ -98,7 +99,7 @@ impl FlushMachine {
         }
         let failed = self.gate.failed().is_some();
         let status = if failed { Status::IoErr } else { Status::Ok };
-        for hctx in table.iter_mut() {
+        for hctx in table.iter_mut().filter(|hctx| hctx.lane == self.lane) {
             while let Some(tag) = hctx.flush_waiters.front() {
                 // Waiters arrived in order, and `sum` never falls: the first uncovered ends it.
                 if !failed && !self.gate.covers(hctx.tags.slot(tag).need) {
@@ -136,7 +137,7 @@ impl FlushMachine {
         if self.phase != Phase::Holding {
             return None;
         }
-        let id = table.first_flush_waiter()?;
+        let id = table.first_flush_waiter(self.lane)?;
         Some((id, self.gate.start()))
     }
 

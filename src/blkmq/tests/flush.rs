@@ -1,6 +1,6 @@
 //! The flush machine on several threads that share one gate, interleaved by the seed.
 
-use crate::block::{Errno, Nanos, Op, Sector, SectorRange};
+use crate::block::{Errno, LaneId, Nanos, Op, Sector, SectorRange};
 use crate::testkit::core_disk::{Faults, Rng};
 use crate::testkit::core_sim::{Config, World};
 
@@ -213,7 +213,9 @@ fn two_domains_of_one_thread_may_share_an_index() {
     // One domain per hctx on one thread: both use the thread's cell and its bit. The wakes name
     // the thread itself, and must be passed to both.
     use crate::blkmq::sched::NoScheduler;
-    use crate::blkmq::{Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, Request};
+    use crate::blkmq::{
+        Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+    };
     use crate::block::{Bio, Class, Nanos, Outcome, Status, Tag};
     use std::sync::Arc;
 
@@ -225,13 +227,18 @@ fn two_domains_of_one_thread_may_share_an_index() {
         }
     }
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0, dsync: true };
-    let make = || Domain::new(config, Box::new(NoScheduler::new()), Arc::clone(&gate));
+    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
+    let make = || {
+        let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
+        let gate = Arc::clone(&gate);
+        domain.add_lane(LaneConfig { gate, dsync: true, weight: 100 });
+        domain
+    };
     let mut domains = [make(), make()];
     let mut disk = Keep(Vec::new());
     let bio = Bio { tag: Tag(0), op: Op::Flush, fua: false, class: Class::default() };
     for domain in &mut domains {
-        let hctx = domain.add_hctx(1).expect("room");
+        let hctx = domain.add_hctx(LaneId(0), 1).expect("room");
         domain.submit(hctx, bio, Nanos(1)).expect("a free head");
         domain.run(Nanos(1), &mut disk);
     }

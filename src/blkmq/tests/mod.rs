@@ -14,12 +14,14 @@ use crate::block::HctxId;
 impl Domain {
     /// Counts everything anew and compares (I03, I04).
     pub(crate) fn check_books(&self) {
+        let mut by_lane = vec![0; self.lanes.len()];
         let (mut leftovers, mut in_flight, mut syncing) = (0, 0, 0);
         for i in 0..self.table.len() {
             let id = HctxId(u16::try_from(i).expect("ids are 16 bits wide"));
             let Some(hctx) = self.table.find(id) else { continue };
             assert!(hctx.tags.recount(), "I03: the running counts are those of the slots");
             leftovers += u32::from(hctx.tags.count(State::Leftover));
+            by_lane[hctx.lane.index()] += u32::from(hctx.tags.count(State::Leftover));
             in_flight += u32::from(hctx.tags.count(State::InFlight));
             syncing += u32::from(hctx.tags.count(State::Syncing));
             let has_leftovers = hctx.tags.count(State::Leftover) > 0;
@@ -28,6 +30,10 @@ impl Domain {
         }
         assert_eq!(self.leftovers, leftovers, "I03: leftovers of the domain");
         assert_eq!(self.budget.used(), in_flight, "I04: credits spent");
-        assert_eq!(syncing, u32::from(self.flush.is_syncing()), "I24: one sync at most");
+        assert_eq!(self.syncing, syncing, "I03: syncs of the domain");
+        let machines = self.lanes.iter().filter(|lane| lane.flush.is_syncing()).count();
+        assert_eq!(u32::try_from(machines), Ok(syncing), "I24: one sync at most on each disk");
+        let counted: Vec<u32> = self.lanes.iter().map(|lane| lane.leftovers).collect();
+        assert_eq!(by_lane, counted, "I03: leftovers of each disk");
     }
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::blkmq::sched::{Item, NoScheduler, Scheduler};
-use crate::blkmq::{Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Ident, Issue, Request};
+use crate::blkmq::{
+    Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Ident, Issue, LaneConfig, Request,
+};
 use crate::block::{
     Bio, Class, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag,
 };
@@ -31,10 +33,11 @@ impl Issue for Room {
 
 fn domain_with(scheduler: Box<dyn Scheduler>, hctxs: u16, hw_depth: u32) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0, dsync: true };
-    let mut domain = Domain::new(config, scheduler, Arc::new(gate));
+    let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0 };
+    let mut domain = Domain::new(config, scheduler);
+    let lane = domain.add_lane(LaneConfig { gate: Arc::new(gate), dsync: true, weight: 100 });
     for n in 0..hctxs {
-        assert_eq!(domain.add_hctx(256), Some(HctxId(n)));
+        assert_eq!(domain.add_hctx(lane, 256), Some(HctxId(n)));
     }
     domain
 }
@@ -346,7 +349,7 @@ fn write_through_asks_for_durable_writes_only() {
 #[test]
 fn a_table_gives_ids_back() {
     let mut domain = domain(2);
-    assert_eq!(domain.add_hctx(8), None, "the table is full");
+    assert_eq!(domain.add_hctx(LaneId(0), 8), None, "the table is full");
     submit(&mut domain, 1, 0..1);
     assert_eq!(domain.remove_hctx(HctxId(1)), None, "not idle");
     let mut disk = Room { room: 10, ..Room::default() };
@@ -360,7 +363,7 @@ fn a_table_gives_ids_back() {
     assert_eq!((stats.writes.ios, stats.writes.sectors), (1, 8));
     assert_eq!(domain.remove_hctx(HctxId(1)), None, "gone");
     assert!(domain.is_idle(HctxId(1)));
-    assert_eq!(domain.add_hctx(4), Some(HctxId(1)));
+    assert_eq!(domain.add_hctx(LaneId(0), 4), Some(HctxId(1)));
     assert_eq!(domain.gauges(HctxId(1)).free, 4);
 }
 

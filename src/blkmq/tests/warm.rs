@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::blkmq::sched::NoScheduler;
-use crate::blkmq::{Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, Request};
+use crate::blkmq::{
+    Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+};
 use crate::block::{Bio, Class, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
 use crate::testkit::alloc::allocations;
 
@@ -29,9 +31,10 @@ fn bio(tag: u16, op: Op) -> Bio {
 
 fn domain(hctxs: u16) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth: 0, thread: 0, dsync: true };
-    let mut domain = Domain::new(config, Box::new(NoScheduler::new()), Arc::new(gate));
-    (0..hctxs).for_each(|_| assert!(domain.add_hctx(128).is_some()));
+    let config = DomainConfig { max_hctxs: hctxs, hw_depth: 0, thread: 0 };
+    let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
+    let lane = domain.add_lane(LaneConfig { gate: Arc::new(gate), dsync: true, weight: 100 });
+    (0..hctxs).for_each(|_| assert!(domain.add_hctx(lane, 128).is_some()));
     domain
 }
 

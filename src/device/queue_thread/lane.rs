@@ -1,12 +1,14 @@
-//! One disk on one queue thread: its domain of the core, its channel into the image, and the verb
-//! that connects them. The scheduler never sees the image; the image never sees the scheduler.
+//! The disks of one queue thread: the domain of the core that they share, each one's channel into
+//! its image, and the verb that connects them. The scheduler never sees the image; the image never sees the scheduler.
 
+use std::io;
 use std::sync::Arc;
 
 use super::queue::Queue;
-use crate::blkmq::{Busy, Domain, Issue, Request};
-use crate::block::{HctxId, Nanos, Op, Outcome};
+use crate::blkmq::{Busy, Domain, Issue, LaneConfig, Request};
+use crate::block::{HctxId, LaneId, Nanos, Op, Outcome};
 use crate::device::Disk;
+use crate::device::mailbox::DiskId;
 use crate::image::{self, Channel, Io, IoDone, Verb};
 use crate::sys::token::IoKey;
 use crate::sys::uring::Ring;
@@ -17,13 +19,49 @@ pub(super) type Queues = [Option<Box<Queue>>];
 /// A disk as one thread serves it.
 pub(super) struct Lane {
     pub(super) disk: Arc<Disk>,
-    pub(super) domain: Domain,
     pub(super) channel: Box<dyn Channel>,
-    /// Slot of each hctx in the thread's table of queues.
-    pub(super) slot_of: Vec<u16>,
 }
 
-impl Lane {
+/// The disks of a thread and the domain that they share. A disk's number is the same in both.
+pub(super) struct Lanes {
+    pub(super) domain: Domain,
+    lanes: Vec<Lane>,
+    /// Slot of each hctx in the thread's table of queues.
+    slot_of: Vec<u16>,
+}
+
+impl Lanes {
+    /// No disks yet.
+    pub(super) fn new(domain: Domain) -> Lanes {
+        Lanes { domain, lanes: Vec::new(), slot_of: Vec::new() }
+    }
+
+    /// Where the disk of this number is, if it is here.
+    pub(super) fn find(&self, disk: DiskId) -> Option<LaneId> {
+        (0..).map(LaneId).zip(&self.lanes).find(|(_, l)| l.disk.id == disk).map(|(id, _)| id)
+    }
+
+    /// The place of a disk; made at its first queue on this thread.
+    pub(super) fn open(&mut self, disk: &Arc<Disk>, ring: &mut Ring) -> io::Result<LaneId> {
+        if let Some(lane) = self.find(disk.id) {
+            return Ok(lane);
+        }
+        let number = u16::try_from(self.lanes.len()).map_err(io::Error::other)?;
+        let channel = disk.image.open_channel(ring, number)?;
+        let gate = Arc::clone(&disk.flush);
+        let dsync = disk.image.traits().dsync;
+        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight: 100 });
+        self.lanes.push(Lane { disk: Arc::clone(disk), channel });
+        Ok(lane)
+    }
+
+    /// Closes all channels: the end of the thread.
+    pub(super) fn close(&mut self, ring: &mut Ring) {
+        for lane in &mut self.lanes {
+            lane.channel.close(ring);
+        }
+    }
+
     /// Remembers in which slot of the thread the hctx's queue lies.
     pub(super) fn bind(&mut self, hctx: HctxId, slot: u16) {
         if self.slot_of.len() <= hctx.index() {
@@ -34,17 +72,18 @@ impl Lane {
 
     /// Dispatches what the core wants to dispatch, and collects what finished at once.
     pub(super) fn run(&mut self, queues: &mut Queues, ring: &mut Ring, now: Nanos) {
-        let Lane { domain, channel, slot_of, .. } = self;
-        let mut issuer = Issuer { channel: &mut **channel, ring, queues, slot_of };
-        domain.run(now, &mut issuer);
+        let Lanes { domain, lanes, slot_of } = self;
+        domain.run(now, &mut Issuer { lanes, ring, queues, slot_of });
     }
 
-    /// Takes in what the channel finished without the ring. Returns whether there was anything.
+    /// Takes in what the channels finished without the ring. Returns whether there was anything.
     pub(super) fn poll(&mut self, queues: &mut Queues, now: Nanos) -> bool {
         let mut any = false;
-        while let Some(done) = self.channel.poll_done() {
-            any = true;
-            self.complete(queues, done, now);
+        for lane in 0..self.lanes.len() {
+            while let Some(done) = self.lanes[lane].channel.poll_done() {
+                any = true;
+                self.complete(queues, done, now);
+            }
         }
         any
     }
@@ -58,28 +97,31 @@ impl Lane {
             return;
         };
         let io = io_for(&request, queue, key.slot);
-        let outcome = self.channel.finish(&io, res);
+        let outcome = self.lanes[queue.lane.index()].channel.finish(&io, res);
         self.complete(queues, IoDone { key, outcome }, now);
     }
 
-    /// A completion that carried a token of the channel.
+    /// A completion that carried a token of a channel.
     pub(super) fn on_channel(
         &mut self,
         queues: &mut Queues,
         ring: &mut Ring,
-        op: u32,
+        (lane, op): (u16, u32),
         res: i32,
         now: Nanos,
     ) {
-        if let Some(done) = self.channel.on_channel_cqe(ring, op, res) {
+        let Some(lane) = self.lanes.get_mut(usize::from(lane)) else { return };
+        if let Some(done) = lane.channel.on_channel_cqe(ring, op, res) {
             self.complete(queues, done, now);
         }
     }
 
-    /// Wakes the threads whose flushes waited for a sync of this one.
-    pub(super) fn wake_flush_waiters(&mut self) {
+    /// Wakes the threads that may go on since this one gave something back.
+    pub(super) fn wake_others(&mut self) {
+        let Some(lane) = self.lanes.first() else { return };
+        // The threads of a pool serve all of its disks: each disk knows all the bells.
         for thread in self.domain.take_wakes() {
-            if let Some(bell) = self.disk.bells.get(usize::from(thread)) {
+            if let Some(bell) = lane.disk.bells.get(usize::from(thread)) {
                 bell.ring();
             }
         }
@@ -140,7 +182,7 @@ fn io_for<'q>(request: &Request, queue: &'q Queue, slot: u16) -> Io<'q> {
 
 /// The core's one verb, on the real image.
 struct Issuer<'a> {
-    channel: &'a mut dyn Channel,
+    lanes: &'a mut [Lane],
     ring: &'a mut Ring,
     queues: &'a mut Queues,
     slot_of: &'a [u16],
@@ -151,6 +193,6 @@ impl Issue for Issuer<'_> {
         let slot = self.slot_of[request.hctx.index()];
         let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
         let io = io_for(request, queue, slot);
-        self.channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
+        self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
     }
 }

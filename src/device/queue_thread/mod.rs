@@ -1,7 +1,7 @@
 //! THE LOOP: the only place where ring, core and image meet.
 //!
-//! A queue thread owns some virtqueues (of one disk or several), one io_uring, and per disk a
-//! [`lane`]: a domain of the core and a channel into the image. It sleeps in exactly one place,
+//! A queue thread owns some virtqueues (of one disk or several), one io_uring, one domain of the
+//! core, and per disk a [`lane`]: a channel into the image. It sleeps in exactly one place,
 //! its io_uring: kicks, the mailbox and image completions are all completions of that ring, so a
 //! loaded iteration costs at most one `io_uring_enter`.
 //!
@@ -41,11 +41,10 @@ use std::time::Duration;
 
 use log::error;
 
-use self::lane::Lane;
+use self::lane::Lanes;
 use self::queue::Queue;
 use super::mailbox::{Command, DiskId, Inbox, QueueStart};
 use super::virtqueue::Chain;
-use super::{Disk, MAX_QUEUES};
 use crate::blkmq::sched::NoScheduler;
 use crate::blkmq::{Domain, DomainConfig};
 use crate::block::{Nanos, QueueId};
@@ -57,6 +56,9 @@ use crate::sys::{affinity, clock, eventfd};
 /// Submission entries of a thread's ring. A turn rarely writes more than the queues' budgets;
 /// what does not fit waits in the core for the next iteration.
 const RING_ENTRIES: u32 = 512;
+
+/// Virtqueues that one thread may have, of all its disks.
+const MAX_HCTXS: u16 = 4096;
 
 /// The longest sleep of a thread with a ring that nobody kicks (T3): short against a disk's
 /// latency, long against a look at a ring.
@@ -104,7 +106,7 @@ struct QueueThread {
     index: u16,
     ring: Ring,
     inbox: Inbox,
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     queues: Vec<Option<Box<Queue>>>,
     chain: Chain,
     generation: u16,
@@ -114,11 +116,12 @@ struct QueueThread {
 impl QueueThread {
     fn new(index: u16, mut ring: Ring, inbox: Inbox) -> io::Result<QueueThread> {
         watch(&mut ring, Token::Mailbox, inbox.as_fd())?;
+        let domain = DomainConfig { max_hctxs: MAX_HCTXS, hw_depth: 0, thread: index };
         Ok(QueueThread {
             index,
             ring,
             inbox,
-            lanes: Vec::new(),
+            lanes: Lanes::new(Domain::new(domain, Box::new(NoScheduler::new()))),
             queues: Vec::new(),
             chain: Chain::new(),
             generation: 0,
@@ -146,9 +149,7 @@ impl QueueThread {
                 std::process::abort();
             }
         }
-        for lane in &mut self.lanes {
-            lane.channel.close(&mut self.ring);
-        }
+        self.lanes.close(&mut self.ring);
     }
 
     /// Steps 1 to 5. `true` when nothing is left to do until a completion arrives.
@@ -168,15 +169,11 @@ impl QueueThread {
         while let Some(cqe) = self.ring.pop() {
             match cqe.token {
                 Token::Io(key) => {
-                    let queue = self.queues.get(usize::from(key.slot)).and_then(Option::as_ref);
-                    if let Some(lane) = queue.map(|q| q.lane) {
-                        self.lanes[lane].on_io(&mut self.queues, key, cqe.res, now);
-                    }
+                    self.lanes.on_io(&mut self.queues, key, cqe.res, now);
                 }
                 Token::Channel { lane, op } => {
-                    if let Some(lane) = self.lanes.get_mut(usize::from(lane)) {
-                        lane.on_channel(&mut self.queues, &mut self.ring, op, cqe.res, now);
-                    }
+                    let of = (lane, op);
+                    self.lanes.on_channel(&mut self.queues, &mut self.ring, of, cqe.res, now);
                 }
                 Token::Kick { slot, generation } => self.on_kick(slot, generation, cqe.more),
                 Token::Mailbox => self.on_mailbox(cqe.more, now),
@@ -190,31 +187,25 @@ impl QueueThread {
         self.publish();
         for queue in self.queues.iter_mut().flatten() {
             if queue.active {
-                let lane = &mut self.lanes[queue.lane];
-                queue.sweep(&lane.disk, &mut lane.domain, &mut self.chain, now);
+                queue.sweep(&mut self.lanes.domain, &mut self.chain, now);
             }
         }
-        for lane in &mut self.lanes {
-            lane.run(&mut self.queues, &mut self.ring, now);
-            while lane.poll(&mut self.queues, now) && lane.domain.wants_run(now) {
-                lane.run(&mut self.queues, &mut self.ring, now);
-            }
+        self.lanes.run(&mut self.queues, &mut self.ring, now);
+        while self.lanes.poll(&mut self.queues, now) && self.lanes.domain.wants_run(now) {
+            self.lanes.run(&mut self.queues, &mut self.ring, now);
         }
         self.publish();
     }
 
     fn publish(&mut self) {
         for queue in self.queues.iter_mut().flatten() {
-            queue.publish(&mut self.lanes[queue.lane].domain);
+            queue.publish(&mut self.lanes.domain);
         }
-        for lane in &mut self.lanes {
-            lane.wake_flush_waiters();
-        }
+        self.lanes.wake_others();
     }
 
     fn wants_turn(&self, now: Nanos) -> bool {
-        self.queues.iter().flatten().any(|q| q.active)
-            || self.lanes.iter().any(|l| l.domain.wants_run(now))
+        self.queues.iter().flatten().any(|q| q.active) || self.lanes.domain.wants_run(now)
     }
 
     /// Asks every guest to kick. `true` when one of them was quicker (I12).
@@ -244,9 +235,7 @@ impl QueueThread {
             watch(&mut self.ring, Token::Mailbox, self.inbox.as_fd())
                 .expect("the ring takes a poll after a submit");
         }
-        for lane in &mut self.lanes {
-            lane.domain.gate_changed(now);
-        }
+        self.lanes.domain.gate_changed(now);
         while let Some(command) = self.inbox.take() {
             match command {
                 Command::Start(start, reply) => {
@@ -279,7 +268,7 @@ impl QueueThread {
     }
 
     fn find(&mut self, disk: DiskId, queue: QueueId) -> Option<&mut Box<Queue>> {
-        let lane = self.lanes.iter().position(|l| l.disk.id == disk)?;
+        let lane = self.lanes.find(disk)?;
         self.queues.iter_mut().flatten().find(|q| q.lane == lane && q.id == queue)
     }
 
@@ -290,20 +279,22 @@ impl QueueThread {
         if self.find(start.disk.id, start.queue).is_some() {
             return Err(format!("queue {} runs already", start.queue.0));
         }
-        let lane = self.lane(&start.disk).map_err(|e| format!("the image cannot be used: {e}"))?;
+        let lane = self.lanes.open(&start.disk, &mut self.ring);
+        let lane = lane.map_err(|e| format!("the image cannot be used: {e}"))?;
         let size = start.ring.size;
-        let hctx = self.lanes[lane].domain.add_hctx(size).ok_or("too many queues on one thread")?;
+        let domain = &mut self.lanes.domain;
+        let hctx = domain.add_hctx(lane, size).ok_or("too many queues on one thread")?;
         self.generation = self.generation.wrapping_add(1);
         let queue = match Queue::new(start, lane, hctx, self.generation) {
             Ok(queue) => queue,
             Err(why) => {
-                self.lanes[lane].domain.remove_hctx(hctx);
+                self.lanes.domain.remove_hctx(hctx);
                 return Err(why);
             }
         };
         let slot = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
         let id = u16::try_from(slot).map_err(|_| "too many queues on one thread")?;
-        self.lanes[lane].bind(hctx, id);
+        self.lanes.bind(hctx, id);
         self.ring.hold(Arc::clone(queue.memory()));
         arm_kick(&mut self.ring, id, &queue);
         if slot == self.queues.len() {
@@ -313,26 +304,11 @@ impl QueueThread {
         Ok(())
     }
 
-    /// The lane of a disk; made at its first queue on this thread.
-    fn lane(&mut self, disk: &Arc<Disk>) -> io::Result<usize> {
-        if let Some(i) = self.lanes.iter().position(|l| l.disk.id == disk.id) {
-            return Ok(i);
-        }
-        let number = u16::try_from(self.lanes.len()).map_err(io::Error::other)?;
-        let channel = disk.image.open_channel(&mut self.ring, number)?;
-        let dsync = disk.image.traits().dsync;
-        let thread = self.index;
-        let config = DomainConfig { max_hctxs: MAX_QUEUES, hw_depth: 0, thread, dsync };
-        let domain = Domain::new(config, Box::new(NoScheduler::new()), Arc::clone(&disk.flush));
-        self.lanes.push(Lane { disk: Arc::clone(disk), domain, channel, slot_of: Vec::new() });
-        Ok(self.lanes.len() - 1)
-    }
-
     /// Gives the queues back that were asked for and are drained (T4).
     fn give_back(&mut self) {
         for slot in 0..self.queues.len() {
             let Some(queue) = &self.queues[slot] else { continue };
-            let domain = &mut self.lanes[queue.lane].domain;
+            let domain = &mut self.lanes.domain;
             let wanted = queue.stopping.is_some() || self.exiting;
             if !wanted || !domain.is_idle(queue.hctx) {
                 continue;

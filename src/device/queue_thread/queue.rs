@@ -17,7 +17,7 @@ use std::sync::mpsc::SyncSender;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::blkmq::Domain;
-use crate::block::{HctxId, Nanos, QueueId, Status, Tag};
+use crate::block::{HctxId, LaneId, Nanos, QueueId, Status, Tag};
 use crate::device::Disk;
 use crate::device::mailbox::{QueueStart, QueueStopped};
 use crate::device::request::{Parsed, Rules, fetch};
@@ -39,7 +39,7 @@ pub(super) struct Queue {
     /// The hctx in the lane's domain.
     pub(super) hctx: HctxId,
     /// Which lane (disk) of the thread.
-    pub(super) lane: usize,
+    pub(super) lane: LaneId,
     /// Which start of this slot: tells an old kick's completion from a new one's.
     pub(super) generation: u16,
     /// Worth a sweep: kicked, just started, or left with entries.
@@ -57,6 +57,7 @@ pub(super) struct Queue {
     pub(super) err: Option<EventFd>,
     pub(super) slots: Slots,
     vq: VirtQueue,
+    disk: Arc<Disk>,
     memory: Arc<GuestMemory>,
     rules: Rules,
     published: Vec<Tag>,
@@ -69,7 +70,7 @@ impl Queue {
     /// The reason why the ring cannot be used.
     pub(super) fn new(
         start: QueueStart,
-        lane: usize,
+        lane: LaneId,
         hctx: HctxId,
         generation: u16,
     ) -> Result<Queue, String> {
@@ -91,6 +92,7 @@ impl Queue {
             slots: Slots::new(size),
             vq,
             rules: Rules::new(&start.disk, start.features),
+            disk: start.disk,
             memory: start.memory,
             published: Vec::with_capacity(usize::from(size)),
         })
@@ -112,19 +114,13 @@ impl Queue {
 
     /// Fetches up to [`SWEEP_BUDGET`] bios into the core. Afterwards `active` says whether more
     /// may be waiting. Returns how many heads were fetched.
-    pub(super) fn sweep(
-        &mut self,
-        disk: &Disk,
-        domain: &mut Domain,
-        chain: &mut Chain,
-        now: Nanos,
-    ) -> u16 {
+    pub(super) fn sweep(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
         if !self.fetches() {
             self.active = false;
             return 0;
         }
         self.vq.disable_notifications();
-        let writeback = disk.writeback.load(Ordering::Relaxed);
+        let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
         while fetched < SWEEP_BUDGET {
             if !self.slots.can_accept() {

@@ -445,7 +445,7 @@ impl World {
         }
         for thread in &self.threads {
             for queue in thread.queues.iter().flatten() {
-                assert!(thread.lanes[queue.lane].domain.is_idle(queue.hctx), "I27");
+                assert!(thread.lanes.domain.is_idle(queue.hctx), "I27");
             }
         }
         self.model.check_read(0, &self.sim.content()).expect("the image holds what was written");
