@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -44,7 +44,8 @@ pub(super) const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures
 pub(super) struct Handler {
     disk: Arc<Disk>,
     table: MemoryTable,
-    rings: Rings,
+    /// Shared with the pool, which may move them to other threads.
+    rings: Arc<Mutex<Rings>>,
     max_queue_size: u16,
     /// GET_FEATURES was sent: the library acknowledges only from then on.
     asked_features: bool,
@@ -61,7 +62,7 @@ pub(super) struct Handler {
 }
 
 impl Handler {
-    pub(super) fn new(disk: Arc<Disk>, rings: Rings, max_queue_size: u16) -> Handler {
+    pub(super) fn new(disk: Arc<Disk>, rings: Arc<Mutex<Rings>>, max_queue_size: u16) -> Handler {
         Handler {
             disk,
             table: MemoryTable::default(),
@@ -72,6 +73,12 @@ impl Handler {
             arriving: None,
             channel: None,
         }
+    }
+
+    /// The rings, for the length of one message: nobody moves them meanwhile.
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        // Whoever panicked in there left a ring that is lost, which the next use finds out.
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the library answers a message with the need-reply flag (REPLY_ACK is in force).
@@ -94,7 +101,7 @@ impl Handler {
 
     /// The end of the session: drains all rings.
     pub(super) fn close(&mut self) -> Result<(), Refusal> {
-        self.rings.stop_all()
+        self.rings().stop_all()
     }
 
     fn offered(&self) -> u64 {
@@ -106,7 +113,7 @@ impl Handler {
         if surplus != 0 {
             return Err(Refusal::NotOffered { kind: "feature bits", bits: surplus });
         }
-        self.rings.set_features(features)
+        self.rings().set_features(features)
     }
 
     fn take_table(&mut self, next: MemoryTable, uncovered: Uncovered) -> Result<(), Refusal> {
@@ -114,57 +121,62 @@ impl Handler {
             return Ok(());
         }
         self.table = next;
-        self.rings.set_memory(Arc::clone(self.table.memory()), uncovered)
+        self.rings().set_memory(Arc::clone(self.table.memory()), uncovered)
     }
 
     fn take_size(&mut self, index: u32, size: u32) -> Result<(), Refusal> {
         let max = self.max_queue_size;
-        self.rings.get(index)?.set_size(size, max)?;
-        self.rings.start(index)
+        let mut rings = self.rings();
+        rings.get(index)?.set_size(size, max)?;
+        rings.start(index)
     }
 
     fn take_addresses(&mut self, index: u32, addresses: RingAddresses) -> Result<(), Refusal> {
-        let memory = Arc::clone(self.rings.memory());
-        let ring = self.rings.get(index)?;
+        let mut rings = self.rings();
+        let memory = Arc::clone(rings.memory());
+        let ring = rings.get(index)?;
         // A front-end that turns dirty logging on or off sends the same addresses again.
         if ring.is_at(&addresses) {
-            return self.rings.start(index);
+            return rings.start(index);
         }
         ring.check(&addresses, &memory)?;
-        self.rings.stop(index)?.set_addresses(addresses)?;
-        self.rings.start(index)
+        rings.stop(index)?.set_addresses(addresses)?;
+        rings.start(index)
     }
 
     fn take_kick(&mut self, index: u8, file: Option<File>) -> Result<(), Refusal> {
         let index = u32::from(index);
         let kick = bell("kick", Bell::Waited, file)?;
-        self.rings.stop(index)?.kicked(kick)?;
-        self.rings.start(index)
+        let mut rings = self.rings();
+        rings.stop(index)?.kicked(kick)?;
+        rings.start(index)
     }
 
     fn take_call(&mut self, index: u8, file: Option<File>) -> Result<(), Refusal> {
-        let ring = self.rings.get(u32::from(index))?;
-        ring.set_call(bell("call", Bell::Rung, file)?)
+        let call = bell("call", Bell::Rung, file)?;
+        self.rings().get(u32::from(index))?.set_call(call)
     }
 
     fn take_err(&mut self, index: u8, file: Option<File>) -> Result<(), Refusal> {
-        let ring = self.rings.get(u32::from(index))?;
-        ring.set_err(bell("err", Bell::Rung, file)?)
+        let err = bell("err", Bell::Rung, file)?;
+        self.rings().get(u32::from(index))?.set_err(err)
     }
 
     /// Off means: stop fetching, finish what was fetched, keep everything. On goes on from there.
     fn take_enable(&mut self, index: u32, enable: bool) -> Result<(), Refusal> {
-        self.rings.get(index)?.set_enabled(enable);
+        let mut rings = self.rings();
+        rings.get(index)?.set_enabled(enable);
         if enable {
-            return self.rings.start(index);
+            return rings.start(index);
         }
-        self.rings.stop(index).map(|_| ())
+        rings.stop(index).map(|_| ())
     }
 
     /// Drains before it answers (L6): after the answer nothing is written to guest memory and
     /// nobody is notified.
     fn give_base(&mut self, index: u32) -> Result<VhostUserVringState, Refusal> {
-        let ring = self.rings.stop(index)?;
+        let mut rings = self.rings();
+        let ring = rings.stop(index)?;
         ring.halt();
         Ok(VhostUserVringState::new(index, u32::from(ring.next_avail())))
     }
@@ -177,7 +189,7 @@ impl Handler {
             config::Change::None | config::Change::CacheOn => Ok(()),
             config::Change::CacheOff => {
                 let disk = Arc::clone(&self.disk);
-                self.rings.at_rest(Uncovered::Wait, |_| make_durable(&disk))
+                self.rings().at_rest(Uncovered::Wait, |_| make_durable(&disk))
             }
         }
     }
@@ -225,11 +237,11 @@ impl VhostUserBackendReqHandlerMut for Handler {
 
     fn reset_owner(&mut self) -> WireResult<()> {
         // Deprecated; the specification leaves "ignore" or "disable all rings".
-        wire(self.rings.halt_all())
+        wire(self.rings().halt_all())
     }
 
     fn reset_device(&mut self) -> WireResult<()> {
-        wire(self.rings.reset())
+        wire(self.rings().reset())
     }
 
     fn get_features(&mut self) -> WireResult<u64> {
@@ -270,7 +282,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> WireResult<()> {
-        wire(self.rings.get(index).and_then(|ring| ring.set_base(base)))
+        wire(self.rings().get(index).and_then(|ring| ring.set_base(base)))
     }
 
     fn get_vring_base(&mut self, index: u32) -> WireResult<VhostUserVringState> {
@@ -302,7 +314,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_queue_num(&mut self) -> WireResult<u64> {
-        Ok(u64::from(self.rings.count()))
+        Ok(u64::from(self.rings().count()))
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> WireResult<()> {

@@ -24,6 +24,7 @@
 pub mod config;
 mod handler;
 pub mod memory;
+pub mod pool;
 pub mod refusal;
 pub mod rings;
 mod session;

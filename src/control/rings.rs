@@ -174,6 +174,24 @@ impl Rings {
         })
     }
 
+    /// Moves the rings to other threads: queue `i` is served by the thread behind mailbox `i % n`
+    /// from now on. Rings that run drain and go on there.
+    ///
+    /// # Errors
+    /// A ring that could not stop or start.
+    ///
+    /// # Panics
+    /// Without a mailbox.
+    pub fn set_mailboxes(&mut self, mailboxes: &[Mailbox]) -> Result<(), Refusal> {
+        assert!(!mailboxes.is_empty(), "a disk is served by at least one thread");
+        self.at_rest(Uncovered::Wait, |rings| {
+            for (ring, mailbox) in rings.rings.iter_mut().zip(mailboxes.iter().cycle()) {
+                ring.set_mailbox(mailbox.clone());
+            }
+            Ok(())
+        })
+    }
+
     /// Gives the rings the features that the driver accepted; rings that run start again with them.
     ///
     /// # Errors

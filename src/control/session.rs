@@ -25,10 +25,10 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::handler::Handler;
+use super::pool::Pool;
 use super::refusal::Refusal;
-use super::rings::Rings;
 use crate::device::Disk;
-use crate::device::mailbox::{DiskId, Mailbox};
+use crate::device::mailbox::DiskId;
 use crate::sys::fd;
 
 /// What a front-end may ask for at most.
@@ -179,14 +179,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session for `disk`, whose queue `i` is served by the thread behind `mailboxes[i % n]`.
-    ///
-    /// # Panics
-    /// When `mailboxes` is empty.
+    /// A session for `disk`, whose queues are served by the threads of its pool.
     #[must_use]
-    pub fn new(disk: Arc<Disk>, mailboxes: &[Mailbox], limits: Limits) -> Session {
+    pub fn new(disk: Arc<Disk>, pool: &Pool, limits: Limits) -> Session {
         let id = disk.id;
-        let rings = Rings::new(Arc::clone(&disk), mailboxes, limits.num_queues);
+        let rings = pool.join(&disk, limits.num_queues);
         let handler = Handler::new(disk, rings, limits.max_queue_size);
         Session { disk: id, handler: Arc::new(Mutex::new(handler)), refused: 0 }
     }

@@ -388,6 +388,12 @@ impl Vring {
         };
     }
 
+    /// Another thread serves the ring from its next start on.
+    pub fn set_mailbox(&mut self, mailbox: Mailbox) {
+        debug_assert!(!self.is_running(), "drained first");
+        self.mailbox = mailbox;
+    }
+
     /// The thread that had the ring is gone: so are position and descriptors.
     fn lost(&mut self, gone: ThreadGone) -> Refusal {
         self.state = State::Stopped;

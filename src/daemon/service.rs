@@ -12,6 +12,7 @@ use super::DaemonError;
 use super::control_loop::Serve;
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::config::Config;
+use crate::control::pool::Pool;
 use crate::control::{Limits, Session};
 use crate::device::Disk;
 use crate::device::config_space::ConfigSpace;
@@ -26,6 +27,7 @@ const DISK: DiskId = DiskId(0);
 #[derive(Debug)]
 pub(super) struct Service {
     disk: Arc<Disk>,
+    pool: Arc<Pool>,
     threads: QueueThreads,
     limits: Limits,
 }
@@ -47,18 +49,19 @@ impl Service {
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
             boxes.map_err(DaemonError::Loop)?.into_iter().unzip();
         let disk = Arc::new(disk(config, image, &mailboxes));
+        let pool = Arc::new(Pool::new(mailboxes.clone(), false));
         let threads = QueueThreads::start(config, mailboxes, inboxes)?;
         let limits = Limits { num_queues: config.num_queues, max_queue_size: config.queue_size };
-        Ok(Service { disk, threads, limits })
+        Ok(Service { disk, pool, threads, limits })
     }
 
     /// What a session thread does.
     pub(super) fn session(&self) -> Serve {
         let disk = Arc::clone(&self.disk);
-        let mailboxes = self.threads.mailboxes.clone();
+        let pool = Arc::clone(&self.pool);
         let limits = self.limits;
         Arc::new(move |stream: UnixStream| {
-            let session = Session::new(Arc::clone(&disk), &mailboxes, limits);
+            let session = Session::new(Arc::clone(&disk), &pool, limits);
             let end = session.serve(stream);
             if !end.is_clean() {
                 return Err(end.to_string()); // logged by the session itself

@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::Disk;
 use super::virtqueue::RingSetup;
+use crate::blkmq::sched::{BadTunable, Scheduler};
 use crate::block::QueueId;
 use crate::sys::guest::GuestMemory;
 
@@ -71,6 +72,12 @@ pub enum Command {
     SetCall(DiskId, QueueId, Option<EventFd>),
     /// Announce errors here from now on (no drain).
     SetErr(DiskId, QueueId, Option<EventFd>),
+    /// Use this scheduler from now on; the old one comes back.
+    SetScheduler(Box<dyn Scheduler>, SyncSender<Box<dyn Scheduler>>),
+    /// Set (or read, without a value) a tunable of the scheduler.
+    Tune(String, Option<String>, SyncSender<Result<String, BadTunable>>),
+    /// Give the disk this share of its pool (1 to 1000).
+    SetWeight(DiskId, u16),
     /// Finish everything, then end the thread.
     Exit,
 }
@@ -82,6 +89,9 @@ impl fmt::Debug for Command {
             Command::Stop(d, q, _) => write!(f, "Stop({d:?}, {q:?})"),
             Command::SetCall(d, q, _) => write!(f, "SetCall({d:?}, {q:?})"),
             Command::SetErr(d, q, _) => write!(f, "SetErr({d:?}, {q:?})"),
+            Command::SetScheduler(s, _) => write!(f, "SetScheduler({})", s.name()),
+            Command::Tune(name, value, _) => write!(f, "Tune({name}, {value:?})"),
+            Command::SetWeight(d, weight) => write!(f, "SetWeight({d:?}, {weight})"),
             Command::Exit => write!(f, "Exit"),
         }
     }
@@ -215,6 +225,39 @@ impl Mailbox {
         err: Option<EventFd>,
     ) -> Result<(), ThreadGone> {
         self.post(Command::SetErr(disk, queue, err))
+    }
+
+    /// Replaces the scheduler and gives the old one back, which holds nothing then.
+    ///
+    /// # Errors
+    /// [`ThreadGone`].
+    pub fn set_scheduler(
+        &self,
+        scheduler: Box<dyn Scheduler>,
+    ) -> Result<Box<dyn Scheduler>, ThreadGone> {
+        self.ask(|reply| Command::SetScheduler(scheduler, reply))
+    }
+
+    /// Sets a tunable of the scheduler, or reads it when there is no value; answers with its value
+    /// afterwards.
+    ///
+    /// # Errors
+    /// [`ThreadGone`], or the scheduler's refusal (inner).
+    pub fn tune(
+        &self,
+        name: &str,
+        value: Option<&str>,
+    ) -> Result<Result<String, BadTunable>, ThreadGone> {
+        let (name, value) = (name.to_owned(), value.map(str::to_owned));
+        self.ask(|reply| Command::Tune(name, value, reply))
+    }
+
+    /// Changes a disk's share of its pool.
+    ///
+    /// # Errors
+    /// [`ThreadGone`].
+    pub fn set_weight(&self, disk: DiskId, weight: u16) -> Result<(), ThreadGone> {
+        self.post(Command::SetWeight(disk, weight))
     }
 
     /// Asks the thread to finish everything and end. Join it to wait.

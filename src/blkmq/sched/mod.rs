@@ -27,8 +27,10 @@ use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
 mod none;
 mod per_tag;
+mod registry;
 
 pub use none::NoScheduler;
+pub use registry::{BuildError, Kind};
 
 /// What a scheduler knows of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

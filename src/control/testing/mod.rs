@@ -19,6 +19,7 @@ use std::thread::JoinHandle;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use super::pool::Pool;
 use super::session::{Limits, Session, SessionEnd, SessionHandle};
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::device::Disk;
@@ -79,6 +80,7 @@ pub(super) struct World {
     pub(super) image: Arc<FakeImage>,
     pub(super) disk: Arc<Disk>,
     pub(super) threads: Vec<FakeThread>,
+    pub(super) pool: Arc<Pool>,
     pub(super) limits: Limits,
 }
 
@@ -99,7 +101,9 @@ impl World {
             unmap: true,
         });
         let limits = Limits { num_queues, max_queue_size: 256 };
-        World { image, disk, threads, limits }
+        let mailboxes = threads.iter().map(|t| t.mailbox.clone()).collect();
+        let pool = Arc::new(Pool::new(mailboxes, false));
+        World { image, disk, threads, pool, limits }
     }
 
     pub(super) fn mailboxes(&self) -> Vec<Mailbox> {
@@ -114,7 +118,7 @@ impl World {
     }
 
     pub(super) fn serve(&self, stream: UnixStream) -> Serving {
-        let session = Session::new(Arc::clone(&self.disk), &self.mailboxes(), self.limits);
+        let session = Session::new(Arc::clone(&self.disk), &self.pool, self.limits);
         let handle = SessionHandle::new(&stream).expect("a duplicate");
         let thread = std::thread::spawn(move || session.serve(stream));
         Serving { handle, thread }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::blkmq::sched::{NoScheduler, Scheduler};
 use crate::block::QueueId;
 use crate::device::mailbox::{Command, DiskId, Inbox, Mailbox, QueueStart, QueueStopped, mailbox};
 
@@ -19,6 +20,9 @@ pub(in crate::control) enum Told {
     Stop(u16),
     Call(u16, bool),
     Err(u16, bool),
+    Scheduler(&'static str),
+    Tune(String, Option<String>),
+    Weight(u16),
 }
 
 #[derive(Default)]
@@ -30,6 +34,7 @@ struct State {
     held: Vec<(u16, SyncSender<Option<Box<QueueStopped>>>)>,
     refuse: Option<&'static str>,
     broken: bool,
+    scheduler: Option<Box<dyn Scheduler>>,
 }
 
 #[derive(Default)]
@@ -212,6 +217,18 @@ fn obey(state: &mut State, command: Command) {
             state.told.push(Told::Err(queue.0, err.is_some()));
             state.running.get_mut(&queue.0).expect("it runs").err = err;
         }
+        Command::SetScheduler(next, reply) => {
+            state.told.push(Told::Scheduler(next.name()));
+            let old = state.scheduler.replace(next);
+            let old = old.unwrap_or_else(|| Box::new(NoScheduler::new()));
+            reply.send(old).expect("control waits");
+        }
+        Command::Tune(name, value, reply) => {
+            let scheduler = state.scheduler.get_or_insert_with(|| Box::new(NoScheduler::new()));
+            reply.send(scheduler.tunable(&name, value.as_deref())).expect("control waits");
+            state.told.push(Told::Tune(name, value));
+        }
+        Command::SetWeight(_, weight) => state.told.push(Told::Weight(weight)),
         Command::Exit => unreachable!("the caller ends"),
     }
 }

@@ -258,6 +258,20 @@ impl QueueThread {
                         q.err = err;
                     }
                 }
+                Command::SetScheduler(next, reply) => {
+                    let old = self.lanes.domain.set_scheduler(next, now);
+                    // The asker frees it; if it has died, this thread does.
+                    let _ = reply.send(old);
+                }
+                Command::Tune(name, value, reply) => {
+                    let scheduler = self.lanes.domain.scheduler_mut();
+                    let _ = reply.send(scheduler.tunable(&name, value.as_deref()));
+                }
+                Command::SetWeight(disk, weight) => {
+                    if let Some(lane) = self.lanes.find(disk) {
+                        self.lanes.domain.set_weight(lane, weight);
+                    }
+                }
                 Command::Exit => {
                     self.exiting = true;
                     self.queues.iter_mut().flatten().for_each(|q| q.ending = true);

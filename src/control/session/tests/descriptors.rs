@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use vhost::vhost_user::BackendReqHandler;
 use vhost::vhost_user::message::FrontendReq;
 
-use super::super::{Handler, Rings};
+use super::super::Handler;
 use crate::control::testing::{Bells, FrontEnd, Memory, World, eventfd};
 use crate::sys::fd;
 
@@ -104,7 +104,7 @@ fn the_back_end_channel_is_kept_open_and_close_on_exec() {
 fn a_channel_belongs_to_the_message_that_brought_it() {
     let world = World::new(1, 1);
     let (ours, theirs) = UnixStream::pair().expect("a pair");
-    let rings = Rings::new(Arc::clone(&world.disk), &world.mailboxes(), 1);
+    let rings = world.pool.join(&world.disk, 1);
     let handler = Handler::new(Arc::clone(&world.disk), rings, 256);
     let handler = Arc::new(Mutex::new(handler));
     let mut library = BackendReqHandler::from_stream(theirs, Arc::clone(&handler));
