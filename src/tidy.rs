@@ -25,7 +25,7 @@ use rules::Report;
 /// What each room may name of the others. A longer path allows only that part.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["config", "daemon"]),
-    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE"]),
+    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE", "blkmq::limits"]),
     (
         "daemon",
         &["config", "control", "device", "image", "sys", "blkmq::FlushGate", "blkmq::FlushPolicy"],

@@ -1,19 +1,24 @@
 //! The words as typed. Only spelling is checked here (C2).
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::ConfigError;
+use super::error::{Fault, Refusal};
+use super::value;
+use super::word::{DiskWords, Place, PoolWords, Settings, Word, Words};
 
 /// The options as typed; one that was not typed is `None` or `false`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Parser)]
 #[command(
     name = "vhost-user-blkmq",
     version,
-    about = "Serves a disk image to one virtual machine as a vhost-user-blk device",
-    override_usage = "vhost-user-blkmq {--socket-path=PATH | --fd=FDNUM} --blk-file=PATH [OPTIONS]",
+    about = "Serves disk images to virtual machines as vhost-user-blk devices",
+    override_usage = "vhost-user-blkmq {--socket-path=PATH | --fd=FDNUM} --blk-file=PATH \
+                      [OPTIONS]\n       vhost-user-blkmq --config=FILE [--log-level=LEVEL] \
+                      [--admin-socket=PATH]",
     max_term_width = 100
 )]
 pub struct Args {
@@ -77,6 +82,31 @@ pub struct Args {
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub cpus: Option<String>,
 
+    /// none, mq-deadline, kyber or bfq, and its tunables: NAME[,TUNABLE=VALUE]... [default: none]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub scheduler: Option<String>,
+
+    /// Requests that the storage has at a time, 0 for any number [default: the scheduler's own]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub hw_depth: Option<String>,
+
+    /// Merging of requests: 0 all, 1 only the cheap ones, 2 none, as in Linux [default: 0]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub nomerges: Option<String>,
+
+    /// Requests of one queue that are taken in at a time [default: as many as its ring has]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub nr_requests: Option<String>,
+
+    /// Whether seeks are dear on the storage: on or off [default: the kernel is asked]
+    #[arg(long, value_name = "SWITCH", allow_hyphen_values = true)]
+    pub rotational: Option<String>,
+
+    /// Limits as in QEMU, KEY=VALUE[,KEY=VALUE]...: iops-total, iops-read, iops-write, bps-total,
+    /// bps-read, bps-write, each also with -max and -max-length, and iops-size [default: none]
+    #[arg(long, value_name = "LIMITS", allow_hyphen_values = true)]
+    pub throttle: Option<String>,
+
     /// Permissions of the socket file, octal [default: 0600]
     #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
     pub socket_mode: Option<String>,
@@ -84,6 +114,18 @@ pub struct Args {
     /// Group of the socket file, by name or number
     #[arg(long, value_name = "GROUP", allow_hyphen_values = true)]
     pub socket_group: Option<String>,
+
+    /// What the disk is called in logs and on the admin socket [default: disk]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    pub name: Option<String>,
+
+    /// Serve the disks of this TOML file; nothing else is said of disks then
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Answer to the operator on this Unix socket
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<OsString>,
 
     /// What to log on stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", allow_hyphen_values = true)]
@@ -99,15 +141,111 @@ pub(super) enum Typed {
     Args(Box<Args>),
 }
 
+/// The place of everything here.
+const HERE: Place = Place::CommandLine;
+
+/// An option that was typed.
+fn word<T>(name: &'static str, typed: Option<T>) -> Option<Word<T>> {
+    typed.map(|text| Word { key: HERE.key(name), text })
+}
+
 impl Args {
-    pub(super) fn from_argv(argv: &[OsString]) -> Result<Typed, ConfigError> {
+    pub(super) fn from_argv(argv: &[OsString]) -> Result<Typed, Fault> {
         match Args::try_parse_from(argv) {
             Ok(args) => Ok(Typed::Args(Box::new(args))),
             Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                 Ok(Typed::Help(e.render().to_string()))
             }
-            Err(e) => Err(ConfigError::Spelling(one_line(&e.render().to_string()))),
+            Err(e) => Err(Fault::Spelling(one_line(&e.render().to_string()))),
         }
+    }
+
+    /// The first option typed that says something about a disk or its pool.
+    fn of_a_disk(&self) -> Option<&'static str> {
+        let is_some = Option::<String>::is_some;
+        let typed = [
+            ("socket-path", self.socket_path.is_some()),
+            ("fd", is_some(&self.fd)),
+            ("blk-file", self.blk_file.is_some()),
+            ("read-only", self.read_only),
+            ("share-rw", self.share_rw),
+            ("cache", is_some(&self.cache)),
+            ("discard", is_some(&self.discard)),
+            ("serial", is_some(&self.serial)),
+            ("logical-block-size", is_some(&self.logical_block_size)),
+            ("physical-block-size", is_some(&self.physical_block_size)),
+            ("num-queues", is_some(&self.num_queues)),
+            ("queue-size", is_some(&self.queue_size)),
+            ("threads", is_some(&self.threads)),
+            ("cpus", is_some(&self.cpus)),
+            ("scheduler", is_some(&self.scheduler)),
+            ("hw-depth", is_some(&self.hw_depth)),
+            ("nomerges", is_some(&self.nomerges)),
+            ("nr-requests", is_some(&self.nr_requests)),
+            ("rotational", is_some(&self.rotational)),
+            ("throttle", is_some(&self.throttle)),
+            ("socket-mode", is_some(&self.socket_mode)),
+            ("socket-group", is_some(&self.socket_group)),
+            ("name", is_some(&self.name)),
+        ];
+        typed.into_iter().find(|(_, typed)| *typed).map(|(name, _)| name)
+    }
+
+    /// The file that the disks are in, if one was named; nothing else is said of disks then.
+    pub(super) fn file(&self) -> Result<Option<PathBuf>, Fault> {
+        match (&self.config, self.of_a_disk()) {
+            (Some(_), Some(name)) => Err(Fault::NotWithFile(name)),
+            (file, _) => Ok(file.clone()),
+        }
+    }
+
+    /// What is said of the process wins over what `words` say (C4).
+    pub(super) fn over(self, mut words: Words) -> Words {
+        words.log_level = word("log-level", self.log_level).or(words.log_level);
+        words.admin_socket = word("admin-socket", self.admin_socket).or(words.admin_socket);
+        words
+    }
+
+    /// One disk, which is alone in its pool.
+    pub(super) fn disk(self) -> Result<Words, Refusal> {
+        let pairs = |word: Option<Word>, head| word.map(|w| value::pairs(&w, head)).transpose();
+        let settings = Settings {
+            threads: word("threads", self.threads),
+            cpus: word("cpus", self.cpus),
+            scheduler: pairs(word("scheduler", self.scheduler), true)?,
+            hw_depth: word("hw-depth", self.hw_depth),
+            nomerges: word("nomerges", self.nomerges),
+            rotational: word("rotational", self.rotational),
+        };
+        let disk = DiskWords {
+            place: HERE,
+            name: word("name", self.name.or_else(|| Some(super::DEFAULT_NAME.to_owned()))),
+            pool: None,
+            weight: None,
+            socket_path: word("socket-path", self.socket_path),
+            fd: word("fd", self.fd),
+            socket_mode: word("socket-mode", self.socket_mode),
+            socket_group: word("socket-group", self.socket_group),
+            blk_file: word("blk-file", self.blk_file),
+            read_only: self.read_only,
+            share_rw: self.share_rw,
+            cache: word("cache", self.cache),
+            discard: word("discard", self.discard),
+            serial: word("serial", self.serial),
+            logical_block_size: word("logical-block-size", self.logical_block_size),
+            physical_block_size: word("physical-block-size", self.physical_block_size),
+            num_queues: word("num-queues", self.num_queues),
+            queue_size: word("queue-size", self.queue_size),
+            nr_requests: word("nr-requests", self.nr_requests),
+            throttle: pairs(word("throttle", self.throttle), false)?,
+            settings,
+        };
+        Ok(Words {
+            log_level: word("log-level", self.log_level),
+            admin_socket: word("admin-socket", self.admin_socket),
+            pools: Vec::<PoolWords>::new(),
+            disks: vec![disk],
+        })
     }
 }
 

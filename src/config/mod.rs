@@ -1,37 +1,76 @@
-//! The command line in two layers: [`Args`] is what was typed, [`Config`] is what is meant.
+//! What was said becomes what is meant: [`Args`] and the file are what was said, [`Config`] is
+//! what is meant.
 //!
 //! * C1 `--print-capabilities` anywhere wins over everything else, even over mistakes
 //!   (vhost-user.rst, "Backend program conventions").
-//! * C2 `Args` holds the words as typed and knows no rule but spelling. Every value is read, and
-//!   every contradiction refused, in one place: [`Config::try_from`]. Nobody checks again later.
-//! * C3 A refusal is one line: what was wrong, and what to do instead.
+//! * C2 Command line and file become the same words, as said, and know no rule but spelling. Every
+//!   value is read, and every contradiction refused, by one path of functions that both take.
+//!   Nobody checks again later, but for what only a scheduler knows: its tunables.
+//! * C3 A refusal is one line: what was wrong, and what to do instead. In a file it begins with
+//!   the file's name and the line.
+//! * C4 The command line serves one disk, or with `--config` those of a file; then it says nothing
+//!   of disks, and what it says of the process (`--log-level`, `--admin-socket`) wins over the
+//!   file.
 //!
-//! The room reads no file and asks the system for nothing, but for the working directory (the
-//! default serial number depends on the image's absolute path).
+//! But for that file the room reads none, and it asks the system for nothing, but for the working
+//! directory (the default serial number depends on the image's absolute path).
+//!
+//! # The file
+//!
+//! TOML. Keys are the names of the command line's options; `[[disk]]` also has `pool` and `weight`.
+//!
+#![doc = concat!("```toml\n", include_str!("example.toml"), "```")]
 
 mod args;
 mod error;
+mod file;
+mod meaning;
+mod throttle;
 mod value;
+mod word;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::blkmq::limits::LimitsConfig;
 use crate::image::CacheMode;
 
 pub use args::Args;
-pub use error::ConfigError;
+pub use error::{ConfigError, Fault};
+pub use word::{Key, Place};
 
 /// Bytes of a virtio-blk serial number (virtio 1.3, 5.2.6: GET_ID).
 pub const SERIAL_LEN: usize = 20;
 
-/// Most queues that may be offered.
+/// Most queues that may be offered, and most threads of a pool.
 pub const MAX_QUEUES: u16 = 256;
 
 /// Biggest split ring (virtio 1.3, 2.7).
 pub const MAX_QUEUE_SIZE: u16 = 32768;
 
+/// Most disks of one process (L7).
+pub const MAX_DISKS: usize = 256;
+
+/// Most requests that the storage of a pool may have at a time, when that is limited.
+pub const MAX_HW_DEPTH: u32 = 65536;
+
+/// Biggest weight of a disk.
+pub const MAX_WEIGHT: u16 = 1000;
+
+/// The weight of a disk that says none, as of a control group in Linux.
+pub const DEFAULT_WEIGHT: u16 = 100;
+
 /// Longest path of a Unix socket: `sun_path` without its closing NUL (unix(7)).
 pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Biggest file of disks, in bytes (L7).
+pub const MAX_FILE_SIZE: u64 = 1 << 20;
+
+/// The schedulers by name; the first is the default.
+pub const SCHEDULERS: [&str; 4] = ["none", "mq-deadline", "kyber", "bfq"];
+
+/// What the one disk of a command line is called unless it says so.
+pub const DEFAULT_NAME: &str = "disk";
 
 /// What `--print-capabilities` prints, to the byte as QEMU's own back-end does.
 pub const CAPABILITIES: &str =
@@ -42,7 +81,7 @@ pub const CAPABILITIES: &str =
 pub enum Command {
     /// Print this text and end well.
     Print(String),
-    /// Serve a disk.
+    /// Serve disks.
     Serve(Box<Config>),
 }
 
@@ -51,20 +90,68 @@ pub enum Command {
 pub enum Socket {
     /// A socket file of our own.
     Path {
-        /// Where it appears; at most [`MAX_SOCKET_PATH`] bytes.
+        /// Where it appears; at most [`MAX_SOCKET_PATH`] bytes. No other disk has it.
         path: PathBuf,
         /// Its permissions, at most `0o777`.
         mode: u32,
         /// Name or number of the group that it is given to.
         group: Option<String>,
     },
-    /// A descriptor that whoever started us left open: a listening or a connected socket.
+    /// A descriptor that whoever started us left open: a listening or a connected socket. No other
+    /// disk has it.
     Fd(i32),
 }
 
-/// A disk to serve and how: everything checked.
+/// What to serve and how: everything checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// What to log; `None` leaves it to `RUST_LOG`, or else to the default (info).
+    pub log_level: Option<log::LevelFilter>,
+    /// Where the operator connects; at most [`MAX_SOCKET_PATH`] bytes, and no disk's path.
+    pub admin_socket: Option<PathBuf>,
+    /// Never empty; each has a disk, and a name of its own.
+    pub pools: Vec<PoolConfig>,
+    /// Never empty, at most [`MAX_DISKS`]; each has a name of its own.
+    pub disks: Vec<DiskConfig>,
+}
+
+/// What disks share that live on one piece of storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Up to 32 letters, digits and `._-`, the first of them a letter or a digit.
+    pub name: String,
+    /// Queue threads, 1 to [`MAX_QUEUES`], and at most the queues of its disks together.
+    pub threads: u16,
+    /// The CPU of each thread; empty for "anywhere".
+    pub cpus: Vec<usize>,
+    /// Who goes next.
+    pub scheduler: SchedulerConfig,
+    /// Requests that the storage has at a time, up to [`MAX_HW_DEPTH`]; 0 for any number, `None`
+    /// for what the scheduler thinks best.
+    pub hw_depth: Option<u32>,
+    /// Merging, as `queue/nomerges` in Linux: 0 all of it, 1 only what costs no search, 2 none.
+    pub nomerges: u8,
+    /// Whether seeks are dear; `None`: ask the kernel.
+    pub rotational: Option<bool>,
+}
+
+/// A scheduler and what it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// One of [`SCHEDULERS`].
+    pub name: String,
+    /// Name and value, in the order in which they were said, no name twice. Whether the scheduler
+    /// knows the name and takes the value is not known yet.
+    pub tunables: Vec<(String, String)>,
+}
+
+/// A disk to serve and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// Up to 32 letters, digits and `._-`, the first of them a letter or a digit.
+    pub name: String,
+    /// Index of its pool in [`Config::pools`].
+    pub pool: usize,
     /// Where front-ends connect.
     pub socket: Socket,
     /// Path of the image, or `null:SIZE`.
@@ -88,15 +175,17 @@ pub struct Config {
     pub num_queues: u16,
     /// The biggest ring that a front-end may use, a power of two, 1 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
-    /// Queue threads, 1 to `num_queues`.
-    pub threads: u16,
-    /// The CPU of each thread; empty for "anywhere".
-    pub cpus: Vec<usize>,
-    /// What to log; `None` leaves it to `RUST_LOG`, or else to the default (info).
-    pub log_level: Option<log::LevelFilter>,
+    /// Its share among the disks of its pool, 1 to [`MAX_WEIGHT`]; other than
+    /// [`DEFAULT_WEIGHT`] only under bfq.
+    pub weight: u16,
+    /// Operations and bytes per second; they keep QEMU's rules.
+    pub limits: LimitsConfig,
+    /// Requests of one queue that are taken in at a time, 1 to [`MAX_QUEUE_SIZE`]; `None`: as many
+    /// as its ring has.
+    pub nr_requests: Option<u16>,
 }
 
-/// Reads a command line, the program's name first.
+/// Reads a command line, the program's name first, and the file that it names.
 ///
 /// # Errors
 /// The one line that says what is wrong with it.
@@ -104,39 +193,21 @@ pub fn from_argv(argv: &[OsString]) -> Result<Command, ConfigError> {
     if argv.iter().skip(1).any(|word| word == "--print-capabilities") {
         return Ok(Command::Print(CAPABILITIES.to_owned())); // C1
     }
-    match Args::from_argv(argv)? {
-        args::Typed::Help(text) => Ok(Command::Print(text)),
-        args::Typed::Args(args) => Ok(Command::Serve(Box::new(Config::try_from(*args)?))),
-    }
-}
-
-impl TryFrom<Args> for Config {
-    type Error = ConfigError;
-
-    fn try_from(args: Args) -> Result<Config, ConfigError> {
-        let blk_file = value::image(args.blk_file)?;
-        let num_queues =
-            value::number("--num-queues", args.num_queues, MAX_QUEUES)?.unwrap_or(MAX_QUEUES);
-        let (threads, cpus) = value::threads(args.threads, args.cpus, num_queues)?;
-        let (logical_block, physical_block) =
-            value::blocks(args.logical_block_size, args.physical_block_size)?;
-        Ok(Config {
-            socket: value::socket(args.socket_path, args.fd, args.socket_mode, args.socket_group)?,
-            serial: value::serial(args.serial, &blk_file)?,
-            blk_file,
-            read_only: args.read_only,
-            share_rw: args.share_rw,
-            cache: value::cache(args.cache)?,
-            unmap: value::one_of("--discard", args.discard, &value::DISCARD)?.unwrap_or(true),
-            logical_block,
-            physical_block,
-            num_queues,
-            queue_size: value::queue_size(args.queue_size)?,
-            threads,
-            cpus,
-            log_level: value::one_of("--log-level", args.log_level, &value::LOG_LEVELS)?,
-        })
-    }
+    let args = match Args::from_argv(argv).map_err(ConfigError::Typed)? {
+        args::Typed::Help(text) => return Ok(Command::Print(text)),
+        args::Typed::Args(args) => *args,
+    };
+    let path = args.file().map_err(ConfigError::Typed)?;
+    let words = match &path {
+        Some(path) => {
+            let text = file::read(path)?;
+            file::words(&text).map(|words| args.over(words))
+        }
+        None => args.disk(),
+    };
+    let config = words.and_then(meaning::config);
+    let config = config.map_err(|refusal| refusal.in_file(path.unwrap_or_default()))?;
+    Ok(Command::Serve(Box::new(config)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The table of what can be typed: each mistake with its exact line, each option with its meaning.
 
 use super::*;
+use crate::blkmq::limits::Limit;
 
 fn argv(words: &[&str]) -> Vec<OsString> {
     std::iter::once("vhost-user-blkmq").chain(words.iter().copied()).map(OsString::from).collect()
@@ -182,26 +183,137 @@ fn every_mistake_has_its_line() {
 }
 
 #[test]
+fn every_mistake_about_the_block_layer_has_its_line() {
+    let schedulers = "give one of none, mq-deadline, kyber, bfq";
+    let pairs = "give NAME[,TUNABLE=VALUE]..., as in kyber,read_lat_nsec=1000000";
+    let names = "give up to 32 letters, digits, dots, underscores and hyphens, the first of them \
+                 a letter or a digit";
+    let long = "x".repeat(33);
+    let table: &[(&str, &str, String)] = &[
+        ("--scheduler", "cfq", schedulers.into()),
+        ("--scheduler", "", schedulers.into()),
+        ("--scheduler", "kyber,", pairs.into()),
+        ("--scheduler", "kyber,a", pairs.into()),
+        ("--scheduler", "kyber,a=", pairs.into()),
+        ("--scheduler", "kyber,=1", pairs.into()),
+        ("--hw-depth", "-1", "give a number from 0 to 65536".into()),
+        ("--hw-depth", "65537", "give a number from 0 to 65536".into()),
+        ("--hw-depth", "", "give a number from 0 to 65536".into()),
+        ("--nomerges", "3", "give one of 0, 1, 2".into()),
+        ("--nomerges", "on", "give one of 0, 1, 2".into()),
+        ("--nr-requests", "0", "give a number from 1 to 32768".into()),
+        ("--nr-requests", "32769", "give a number from 1 to 32768".into()),
+        ("--rotational", "yes", "give one of on, off".into()),
+        (
+            "--throttle",
+            "fast",
+            "give KEY=VALUE[,KEY=VALUE]..., as in iops-total=500,bps-read=10M".into(),
+        ),
+        ("--admin-socket", "", "give the path of a file".into()),
+        ("--name", "", names.into()),
+        ("--name", "..", names.into()),
+        ("--name", "-a", names.into()),
+        ("--name", "a/b", names.into()),
+        ("--name", "\u{e4}", names.into()),
+        ("--name", &long, names.into()),
+        ("--cpus", &"0,".repeat(70_000), "give CPU numbers from 0 to 1023, as in 0,2-3".into()),
+    ];
+    for (option, value, remedy) in table {
+        let typed = format!("{option}={value}");
+        let line = refusal(&["--socket-path=/s", "--blk-file=/b", &typed]);
+        let start = typed.chars().take(120).collect::<String>();
+        assert!(line.starts_with(&start) && line.ends_with(&format!(": {remedy}")), "{line}");
+        assert!(typed.len() > 120 || line == format!("{typed}: {remedy}"), "{line}");
+    }
+    let also: &[(&str, &str)] = &[
+        ("--scheduler=kyber,a=1,b=2,a=3", "--scheduler: a is said twice: say it once"),
+        (
+            "--scheduler=bfq,Slice=1",
+            "--scheduler=Slice=1: give a tunable's name in lower case letters, digits and _",
+        ),
+        (
+            "--admin-socket=/s",
+            "--socket-path=/s is the path of the admin socket as well: give another",
+        ),
+        ("--weight=5", "unexpected argument '--weight' found; try '--help'"),
+        ("--pool=a", "unexpected argument '--pool' found; try '--help'"),
+        (
+            "--throttle=iops-total=5,iops-read=5",
+            "--throttle: iops-total holds for reads and writes together, so that iops-read cannot \
+             stand beside it: give the total alone, or iops-read and iops-write",
+        ),
+    ];
+    for (typed, line) in also {
+        assert_eq!(refusal(&["--socket-path=/s", "--blk-file=/b", typed]), *line);
+    }
+    let long = format!("--admin-socket=/{}", "x".repeat(107));
+    assert_eq!(
+        refusal(&["--socket-path=/s", "--blk-file=/b", &long]),
+        "--admin-socket is 108 bytes long and a Unix socket's path has at most 107: use a shorter \
+         one, a relative one for example"
+    );
+}
+
+/// Every option there is, but for those that say something of the whole process.
+#[test]
+fn a_file_of_disks_stands_no_option_about_one_disk() {
+    use clap::CommandFactory;
+    let mut options = 0;
+    for argument in Args::command().get_arguments() {
+        let name = argument.get_long().expect("all are long");
+        if ["config", "log-level", "admin-socket", "print-capabilities"].contains(&name) {
+            continue;
+        }
+        options += 1;
+        let takes = argument.get_action().takes_values();
+        let typed = if takes { format!("--{name}=1") } else { format!("--{name}") };
+        assert_eq!(
+            refusal(&["--config=/nonexistent", &typed]),
+            format!(
+                "--{name} is about one disk, and --config names a file of disks: say {name} in \
+                 that file, or drop --config"
+            )
+        );
+    }
+    assert_eq!(options, 23);
+}
+
+#[test]
 fn the_defaults_are_what_the_help_says() {
     let config = with_basics(&[]);
-    let serial = config.serial;
+    let serial = config.disks[0].serial;
     assert_eq!(
         config,
         Config {
-            socket: Socket::Path { path: "/run/s".into(), mode: 0o600, group: None },
-            blk_file: "/images/disk.img".into(),
-            read_only: false,
-            share_rw: false,
-            cache: CacheMode::None,
-            unmap: true,
-            logical_block: None,
-            physical_block: None,
-            serial,
-            num_queues: 256,
-            queue_size: 1024,
-            threads: 1,
-            cpus: vec![],
             log_level: None,
+            admin_socket: None,
+            pools: vec![PoolConfig {
+                name: "disk".into(),
+                threads: 1,
+                cpus: vec![],
+                scheduler: SchedulerConfig { name: "none".into(), tunables: vec![] },
+                hw_depth: None,
+                nomerges: 0,
+                rotational: None,
+            }],
+            disks: vec![DiskConfig {
+                name: "disk".into(),
+                pool: 0,
+                socket: Socket::Path { path: "/run/s".into(), mode: 0o600, group: None },
+                blk_file: "/images/disk.img".into(),
+                read_only: false,
+                share_rw: false,
+                cache: CacheMode::None,
+                unmap: true,
+                logical_block: None,
+                physical_block: None,
+                serial,
+                num_queues: 256,
+                queue_size: 1024,
+                weight: 100,
+                limits: LimitsConfig::default(),
+                nr_requests: None,
+            }],
         }
     );
 }
@@ -223,37 +335,69 @@ fn every_option_reaches_its_field() {
         "--queue-size=256",
         "--threads=3",
         "--cpus=0,2-3",
+        "--scheduler=mq-deadline,read_expire=100,writes_starved=1",
+        "--hw-depth=32",
+        "--nomerges=2",
+        "--nr-requests=64",
+        "--rotational=on",
+        "--throttle=iops-total=500,iops-total-max=900,iops-total-max-length=5,bps-write=10M",
+        "--admin-socket=/run/admin",
+        "--name=A.b_c-1",
         "--log-level=debug",
     ]);
+    let mut limits = LimitsConfig::default();
+    limits.iops.total = Limit { rate: 500, burst: 900, burst_seconds: 5 };
+    limits.bps.write = Limit { rate: 10 << 20, ..Limit::default() };
+    let tunable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(
         config,
         Config {
-            socket: Socket::Fd(7),
-            blk_file: "null:1G".into(),
-            read_only: true,
-            share_rw: true,
-            cache: CacheMode::Directsync,
-            unmap: false,
-            logical_block: Some(4096),
-            physical_block: Some(8192),
-            serial: *b"-A b~\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
-            num_queues: 4,
-            queue_size: 256,
-            threads: 3,
-            cpus: vec![0, 2, 3],
             log_level: Some(log::LevelFilter::Debug),
+            admin_socket: Some("/run/admin".into()),
+            pools: vec![PoolConfig {
+                name: "A.b_c-1".into(),
+                threads: 3,
+                cpus: vec![0, 2, 3],
+                scheduler: SchedulerConfig {
+                    name: "mq-deadline".into(),
+                    tunables: vec![tunable("read_expire", "100"), tunable("writes_starved", "1")],
+                },
+                hw_depth: Some(32),
+                nomerges: 2,
+                rotational: Some(true),
+            }],
+            disks: vec![DiskConfig {
+                name: "A.b_c-1".into(),
+                pool: 0,
+                socket: Socket::Fd(7),
+                blk_file: "null:1G".into(),
+                read_only: true,
+                share_rw: true,
+                cache: CacheMode::Directsync,
+                unmap: false,
+                logical_block: Some(4096),
+                physical_block: Some(8192),
+                serial: *b"-A b~\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                num_queues: 4,
+                queue_size: 256,
+                weight: 100,
+                limits,
+                nr_requests: Some(64),
+            }],
         }
     );
     assert_eq!(
-        with_basics(&["--socket-mode=660", "--socket-group=kvm"]).socket,
+        with_basics(&["--socket-mode=660", "--socket-group=kvm"]).disks[0].socket,
         Socket::Path { path: "/run/s".into(), mode: 0o660, group: Some("kvm".into()) }
     );
+    let pool = &with_basics(&["--hw-depth=0", "--rotational=off"]).pools[0];
+    assert_eq!((pool.hw_depth, pool.rotational), (Some(0), Some(false)), "said, not left open");
 }
 
 #[test]
 fn a_cpu_list_alone_asks_for_a_thread_on_each() {
-    let config = with_basics(&["--cpus=5,1-2,1"]);
-    assert_eq!((config.threads, config.cpus), (4, vec![5, 1, 2, 1]));
+    let pool = with_basics(&["--cpus=5,1-2,1"]).pools.remove(0);
+    assert_eq!((pool.threads, pool.cpus), (4, vec![5, 1, 2, 1]));
 }
 
 #[test]
@@ -280,7 +424,10 @@ fn capabilities_win_over_every_mistake() {
 #[test]
 fn the_program_name_is_not_an_option() {
     let words = [OsString::from("--print-capabilities")];
-    assert_eq!(from_argv(&words).expect_err("no options at all"), ConfigError::NoImage);
+    assert_eq!(
+        from_argv(&words).expect_err("no options at all"),
+        ConfigError::Typed(Fault::NoImage(Place::CommandLine))
+    );
 }
 
 #[test]
@@ -304,6 +451,15 @@ fn help_names_every_option_and_version_is_the_packages() {
         "--queue-size <N>",
         "--threads <N>",
         "--cpus <LIST>",
+        "--scheduler <NAME>",
+        "--hw-depth <N>",
+        "--nomerges <N>",
+        "--nr-requests <N>",
+        "--rotational <SWITCH>",
+        "--throttle <LIMITS>",
+        "--name <NAME>",
+        "--config <FILE>",
+        "--admin-socket <PATH>",
         "--socket-mode <MODE>",
         "--socket-group <GROUP>",
         "--log-level <LEVEL>",
@@ -319,7 +475,7 @@ fn help_names_every_option_and_version_is_the_packages() {
 }
 
 fn default_serial(image: &str) -> String {
-    let serial = serve(&["--fd=3", &format!("--blk-file={image}")]).serial;
+    let serial = serve(&["--fd=3", &format!("--blk-file={image}")]).disks[0].serial;
     String::from_utf8(serial.to_vec()).expect("ASCII").trim_end_matches('\0').to_owned()
 }
 

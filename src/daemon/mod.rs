@@ -69,7 +69,7 @@ pub enum DaemonError {
 /// # Errors
 /// What kept it from starting, or from going on.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
-    let adopted = match config.socket {
+    let adopted = match config.disks[0].socket {
         Socket::Fd(fd) => Some(entrance::adopt(fd)?),
         Socket::Path { .. } => None,
     };
@@ -88,12 +88,12 @@ fn serve(
     adopted: Option<Entrance>,
     signals: &StopSignals,
 ) -> Result<(), DaemonError> {
-    let group = match &config.socket {
+    let group = match &config.disks[0].socket {
         Socket::Path { group: Some(name), .. } => Some(entrance::group(name)?),
         _ => None,
     };
     let service = Service::start(config)?;
-    let entrance = match (adopted, &config.socket) {
+    let entrance = match (adopted, &config.disks[0].socket) {
         (Some(entrance), _) => entrance,
         (None, Socket::Path { path, mode, .. }) => {
             Entrance::Listener(Listener::bind(path, *mode, group)?)

@@ -11,7 +11,7 @@ use log::{error, info};
 use super::DaemonError;
 use super::control_loop::Serve;
 use crate::blkmq::{FlushGate, FlushPolicy};
-use crate::config::Config;
+use crate::config::{Config, DiskConfig, PoolConfig};
 use crate::control::pool::Pool;
 use crate::control::{Limits, Session};
 use crate::device::Disk;
@@ -35,6 +35,7 @@ pub(super) struct Service {
 impl Service {
     /// Opens the image and starts the queue threads.
     pub(super) fn start(config: &Config) -> Result<Service, DaemonError> {
+        let (pool, config) = (&config.pools[0], &config.disks[0]);
         let image = image::open(
             &config.blk_file,
             &OpenOptions {
@@ -45,14 +46,14 @@ impl Service {
                 share_rw: config.share_rw,
             },
         )?;
-        let boxes: Result<Vec<_>, _> = (0..config.threads).map(|_| mailbox()).collect();
+        let boxes: Result<Vec<_>, _> = (0..pool.threads).map(|_| mailbox()).collect();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
             boxes.map_err(DaemonError::Loop)?.into_iter().unzip();
         let disk = Arc::new(disk(config, image, &mailboxes));
-        let pool = Arc::new(Pool::new(mailboxes.clone(), false));
-        let threads = QueueThreads::start(config, mailboxes, inboxes)?;
+        let shared = Arc::new(Pool::new(mailboxes.clone(), false));
+        let threads = QueueThreads::start(pool, mailboxes, inboxes)?;
         let limits = Limits { num_queues: config.num_queues, max_queue_size: config.queue_size };
-        Ok(Service { disk, pool, threads, limits })
+        Ok(Service { disk, pool: shared, threads, limits })
     }
 
     /// What a session thread does.
@@ -73,15 +74,12 @@ impl Service {
 
     /// What is served, for the log.
     pub(super) fn describe(&self, config: &Config) -> String {
+        let (threads, config) = (config.pools[0].threads, &config.disks[0]);
         let geometry = self.disk.image.geometry();
         let access = if config.read_only { "read-only" } else { "read-write" };
         format!(
-            "serving {} ({} sectors, {}-byte blocks, {access}, cache {}, {} queue threads)",
-            config.blk_file,
-            geometry.capacity,
-            geometry.logical_block,
-            config.cache,
-            config.threads
+            "serving {} ({} sectors, {}-byte blocks, {access}, cache {}, {threads} queue threads)",
+            config.blk_file, geometry.capacity, geometry.logical_block, config.cache
         )
     }
 
@@ -101,8 +99,9 @@ impl Service {
     }
 }
 
-fn disk(config: &Config, image: Arc<dyn Image>, mailboxes: &[Mailbox]) -> Disk {
+fn disk(config: &DiskConfig, image: Arc<dyn Image>, mailboxes: &[Mailbox]) -> Disk {
     let (geometry, traits) = (image.geometry(), image.traits());
+    let threads = u16::try_from(mailboxes.len()).expect("as many as the pool has threads");
     let policy = FlushPolicy { exclusive: traits.exclusive, noop: traits.flush_is_noop };
     Disk {
         id: DISK,
@@ -110,7 +109,7 @@ fn disk(config: &Config, image: Arc<dyn Image>, mailboxes: &[Mailbox]) -> Disk {
         image,
         serial: config.serial,
         writeback: AtomicBool::new(config.cache.initial_writeback()),
-        flush: Arc::new(FlushGate::new(config.threads, policy)),
+        flush: Arc::new(FlushGate::new(threads, policy)),
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: config.unmap,
     }
@@ -125,7 +124,7 @@ struct QueueThreads {
 
 impl QueueThreads {
     fn start(
-        config: &Config,
+        config: &PoolConfig,
         mailboxes: Vec<Mailbox>,
         inboxes: Vec<Inbox>,
     ) -> Result<QueueThreads, DaemonError> {
