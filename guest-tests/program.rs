@@ -107,6 +107,13 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
         ("--socket-mode", "999"),
         ("--socket-group", "no-such-group-here"),
         ("--log-level", "loud"),
+        ("--scheduler", "cfq"),
+        ("--hw-depth", "deep"),
+        ("--nomerges", "3"),
+        ("--nr-requests", "0"),
+        ("--rotational", "maybe"),
+        ("--throttle", "iops-total=fast"),
+        ("--name", "a/b"),
     ];
     for (option, value) in wrong {
         refused(&scratch, &[&format!("{option}={value}")], &[option, value]);
@@ -132,6 +139,49 @@ fn contradictions_and_gaps_are_refused() {
     for fd in ["--fd=99", "--fd=-1", "--fd=x", "--fd=1"] {
         assert!(one_line(&run(&[fd, &blk_file])).contains("--fd"), "{fd}");
     }
+}
+
+#[test]
+fn a_mistake_in_a_file_is_refused_with_its_place() {
+    let scratch = Scratch::new();
+    let file = scratch.path("disks.toml");
+    let config = format!("--config={}", file.display());
+    let ended = run(&[&config]);
+    assert!(one_line(&ended).contains(&format!("{config}: no such file")), "{ended:?}");
+    fs::write(&file, "[[disk]]\nname = 'a'\n\nnum-queus = 4\n").expect("the directory is ours");
+    let ended = run(&[&config]);
+    let place = format!("{}:4: num-queus: ", file.display());
+    assert!(one_line(&ended).contains(&place) && one_line(&ended).contains("num-queues?"));
+    assert_eq!(ended.status.code(), Some(2), "nothing was tried");
+    let ended = run(&[&config, "--read-only"]);
+    assert!(one_line(&ended).contains("--read-only") && one_line(&ended).contains("--config"));
+}
+
+#[test]
+fn a_disk_from_a_file_is_served() {
+    let scratch = Scratch::new();
+    let (image, socket) = (scratch.image(MIB), scratch.path("from-a-file.sock"));
+    let text = format!(
+        "[[disk]]\nname = 'one'\nsocket-path = '{}'\nblk-file = '{}'\nnum-queues = 3\n",
+        socket.display(),
+        image.display()
+    );
+    let file = scratch.path("one.toml");
+    fs::write(&file, text).expect("the directory is ours");
+    let mut child = Command::new(program())
+        .arg("--config")
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    assert!(eventually(PATIENCE, || is_socket(&socket)));
+    let client = Client::connect(&socket, Wish::queues(3));
+    assert_eq!(client.property("max-queues"), 3);
+    drop(client);
+    serves(&socket);
+    common::foreign::kill(child.id(), libc::SIGTERM);
+    assert!(child.wait().expect("our child").success());
 }
 
 #[test]
