@@ -3,8 +3,8 @@
 //!
 //! Rules:
 //! * **P1** A scheduler that gathers (it has to see all requests) runs on the first thread, and all
-//!   queues of the pool are there; any other has an instance on each thread, and queue `i` of a disk
-//!   is served by thread `i mod n`.
+//!   queues of the pool are there; any other has an instance on each thread, and queue `i` of disk
+//!   `d` is served by thread `(d + i) mod n`.
 //! * **P2** A switch builds the new scheduler first: what can be refused is refused before anything
 //!   changes. Then the threads change theirs between two sweeps; nothing waits for I/O in flight.
 //! * **P3** Queues move between threads as everything moves, by value: drained on the old thread,
@@ -85,12 +85,21 @@ impl Pool {
         if kind.gathers() { &self.mailboxes[..1] } else { &self.mailboxes }
     }
 
+    /// The threads that serve the queues of a disk, from its queue 0 on, over and over. Each disk
+    /// begins with another one, so that disks of one queue do not all meet on one thread.
+    fn places(&self, kind: Kind, disk: DiskId) -> Vec<Mailbox> {
+        let mut places = self.threads(kind).to_vec();
+        let first = disk.0 as usize % places.len();
+        places.rotate_left(first);
+        places
+    }
+
     /// The rings of a new session on a disk of this pool.
     #[must_use]
     pub fn join(&self, disk: &Arc<Disk>, queues: u16) -> Arc<Mutex<Rings>> {
         let mut state = self.state();
-        let mailboxes = self.threads(state.kind);
-        let rings = Arc::new(Mutex::new(Rings::new(Arc::clone(disk), mailboxes, queues)));
+        let mailboxes = self.places(state.kind, disk.id);
+        let rings = Arc::new(Mutex::new(Rings::new(Arc::clone(disk), &mailboxes, queues)));
         state.rings.retain(|old| old.strong_count() > 0);
         state.rings.push(Arc::downgrade(&rings));
         rings
@@ -141,7 +150,8 @@ impl Pool {
         let mut first = Ok(());
         for rings in state.rings.iter().filter_map(Weak::upgrade) {
             let mut rings = rings.lock().unwrap_or_else(PoisonError::into_inner);
-            first = first.and(rings.set_mailboxes(self.threads(kind)));
+            let places = self.places(kind, rings.disk());
+            first = first.and(rings.set_mailboxes(&places));
         }
         first
     }

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::vring::{Ground, Vring};
 use crate::block::QueueId;
 use crate::device::Disk;
-use crate::device::mailbox::Mailbox;
+use crate::device::mailbox::{DiskId, Mailbox};
 use crate::sys::guest::GuestMemory;
 
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
@@ -48,6 +48,12 @@ impl Rings {
             .map(|(i, mailbox)| Vring::new(QueueId(i), disk.id, mailbox.clone()))
             .collect();
         Rings { rings, disk, memory: Arc::default(), features: None }
+    }
+
+    /// Whose rings they are.
+    #[must_use]
+    pub fn disk(&self) -> DiskId {
+        self.disk.id
     }
 
     /// How many rings there are.

@@ -1,7 +1,7 @@
 //! The one control loop: it waits for signals, front-ends, and the end of a session.
 //!
-//! * E1 One session at a time. While it lasts the listener is not looked at: further front-ends
-//!   wait in its backlog, and are served in turn.
+//! * E1 One session at a time at each port (disk). While it lasts the listener is not looked at:
+//!   further front-ends wait in its backlog, and are served in turn.
 //! * E2 The loop never blocks but in epoll, so a stop signal is noticed at once, whatever a
 //!   session does. A session is joined only after it has rung the bell.
 //! * E3 A stop ends the session by shutting its socket down: the session sees the end of the
@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -24,8 +25,8 @@ use super::poller::{Poller, Source};
 use crate::sys::fd::borrow;
 use crate::sys::signal::StopSignals;
 
-/// How long the listener rests after a failure (E4), in milliseconds.
-const REST_MS: i32 = 500;
+/// How long a listener rests after a failure (E4).
+const REST: Duration = Duration::from_millis(500);
 
 /// Serves one connection from beginning to end, on a thread of its own; the error says why it did
 /// not end by being closed.
@@ -36,9 +37,9 @@ pub(super) type Serve = Arc<dyn Fn(UnixStream) -> Result<(), String> + Send + Sy
 pub(super) enum Ended {
     /// This signal.
     Signal(i32),
-    /// The one connection that there was is over.
+    /// Every connection that there was is over.
     Disconnected,
-    /// The one connection that there was could not go on, for this reason.
+    /// So it is, and one of them could not go on, for this reason.
     Failed(String),
 }
 
@@ -67,91 +68,41 @@ impl Running {
     }
 }
 
-struct ControlLoop<'a> {
-    poller: Poller,
-    signals: &'a StopSignals,
-    bell: Arc<EventFd>,
+/// One disk's way in: where front-ends come from, and what serves them.
+pub(super) struct Port {
+    entrance: Entrance,
     serve: Serve,
+    /// Rung by the session when it ends.
+    bell: Arc<EventFd>,
     session: Option<Running>,
+    /// The listener is not looked at until then (E4).
+    rests_until: Option<Instant>,
 }
 
-/// Serves front-ends until a stop signal, or until the one connection ends. When it returns, no
-/// session runs. The entrance stays open.
-///
-/// # Errors
-/// What epoll, eventfd or the making of a thread answered.
-pub(super) fn run(entrance: &Entrance, signals: &StopSignals, serve: Serve) -> io::Result<Ended> {
-    let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
-    let poller = Poller::new()?;
-    poller.add(Source::Signal, signals)?;
-    poller.add(Source::Session, &borrow(&*bell))?;
-    let mut control = ControlLoop { poller, signals, bell, serve, session: None };
-    let ended = match entrance {
-        Entrance::Listener(listener) => control.listen(listener),
-        Entrance::Connected(stream) => control.one_connection(stream),
-    };
-    control.end_session();
-    ended
-}
-
-impl ControlLoop<'_> {
-    fn listen(&mut self, listener: &Listener) -> io::Result<Ended> {
-        self.poller.add(Source::Listener, listener)?;
-        let mut resting = false;
-        loop {
-            match self.poller.wait(if resting { REST_MS } else { -1 })? {
-                Some(Source::Signal) => {
-                    if let Some(signal) = self.signals.take()? {
-                        return Ok(Ended::Signal(signal));
-                    }
-                }
-                Some(Source::Listener) => {
-                    let next = listener.accept().and_then(|stream| match stream {
-                        Some(stream) => self.start_session(stream).map(|()| true),
-                        None => Ok(false),
-                    });
-                    if !matches!(next, Ok(false)) {
-                        self.poller.remove(listener)?; // E1, E4
-                    }
-                    if let Err(e) = next {
-                        warn!("cannot serve a front-end: {e}");
-                        resting = true;
-                    }
-                }
-                Some(Source::Session) => {
-                    // Its reason was logged; the next front-end may do better.
-                    let _ = self.reap_session();
-                    self.poller.add(Source::Listener, listener)?;
-                }
-                None if resting => {
-                    self.poller.add(Source::Listener, listener)?;
-                    resting = false;
-                }
-                None => {}
-            }
-        }
+impl Port {
+    /// A port at which nobody is served yet.
+    ///
+    /// # Errors
+    /// What eventfd(2) answered.
+    pub(super) fn new(entrance: Entrance, serve: Serve) -> io::Result<Port> {
+        let bell = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
+        Ok(Port { entrance, serve, bell, session: None, rests_until: None })
     }
 
-    fn one_connection(&mut self, stream: &UnixStream) -> io::Result<Ended> {
-        self.start_session(stream.try_clone()?)?;
-        loop {
-            match self.poller.wait(-1)? {
-                Some(Source::Signal) => {
-                    if let Some(signal) = self.signals.take()? {
-                        return Ok(Ended::Signal(signal));
-                    }
-                }
-                Some(Source::Session) => {
-                    let end = self.reap_session();
-                    return Ok(end.map_or_else(Ended::Failed, |()| Ended::Disconnected));
-                }
-                Some(Source::Listener) | None => {}
-            }
+    /// Where front-ends come from, for the log.
+    pub(super) fn name(&self) -> String {
+        self.entrance.name()
+    }
+
+    fn listener(&self) -> Option<&Listener> {
+        match &self.entrance {
+            Entrance::Listener(listener) => Some(listener),
+            Entrance::Connected(_) => None,
         }
     }
 
     fn start_session(&mut self, stream: UnixStream) -> io::Result<()> {
-        info!("a front-end has connected (fd {})", stream.as_raw_fd());
+        info!("a front-end has connected to {} (fd {})", self.entrance.name(), stream.as_raw_fd());
         let kept = stream.try_clone()?;
         let bell = Bell(Arc::clone(&self.bell));
         let serve = Arc::clone(&self.serve);
@@ -171,11 +122,135 @@ impl ControlLoop<'_> {
         let _ = self.bell.read();
         end
     }
+}
 
-    fn end_session(&mut self) {
-        if let Some(session) = self.session.take() {
+struct ControlLoop<'a> {
+    poller: Poller,
+    signals: &'a StopSignals,
+    ports: &'a mut [Port],
+    /// Connections that we were started with and that have not ended.
+    connections: usize,
+    /// Why one of them ended, if it was not by being closed.
+    failed: Option<String>,
+}
+
+/// Serves front-ends until a stop signal, or until nobody can come any more: all ports are
+/// connections, and the last one has ended. When it returns, no session runs. The entrances stay
+/// open.
+///
+/// # Errors
+/// What epoll or the making of a thread answered.
+pub(super) fn run(ports: &mut [Port], signals: &StopSignals) -> io::Result<Ended> {
+    let poller = Poller::new()?;
+    poller.add(Source::Signal, signals)?;
+    let mut control = ControlLoop { poller, signals, ports, connections: 0, failed: None };
+    let ended = control.open().and_then(|()| control.serve());
+    control.end_sessions();
+    ended
+}
+
+impl ControlLoop<'_> {
+    fn open(&mut self) -> io::Result<()> {
+        for (n, port) in (0..).zip(self.ports.iter_mut()) {
+            self.poller.add(Source::Session(n), &borrow(&*port.bell))?;
+            match &port.entrance {
+                Entrance::Listener(listener) => self.poller.add(Source::Listener(n), listener)?,
+                Entrance::Connected(stream) => {
+                    let stream = stream.try_clone()?;
+                    port.start_session(stream)?;
+                    self.connections += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self) -> io::Result<Ended> {
+        let listens = self.ports.iter().any(|port| port.listener().is_some());
+        loop {
+            match self.poller.wait(self.patience())? {
+                Some(Source::Signal) => {
+                    if let Some(signal) = self.signals.take()? {
+                        return Ok(Ended::Signal(signal));
+                    }
+                }
+                Some(Source::Listener(n)) => self.knocked(n)?,
+                Some(Source::Session(n)) => self.session_ended(n)?,
+                None => {}
+            }
+            self.end_rests()?;
+            if !listens && self.connections == 0 {
+                return Ok(self.failed.take().map_or(Ended::Disconnected, Ended::Failed));
+            }
+        }
+    }
+
+    /// How long to wait at most, in milliseconds: until the first listener has rested.
+    fn patience(&self) -> i32 {
+        let Some(first) = self.ports.iter().filter_map(|port| port.rests_until).min() else {
+            return -1;
+        };
+        let left = first.saturating_duration_since(Instant::now()).as_millis();
+        i32::try_from(left).unwrap_or(i32::MAX).saturating_add(1)
+    }
+
+    fn knocked(&mut self, n: u32) -> io::Result<()> {
+        let port = &mut self.ports[n as usize];
+        let Some(listener) = port.listener() else { return Ok(()) };
+        let next = match listener.accept() {
+            Ok(None) => return Ok(()),
+            Ok(Some(stream)) => {
+                self.poller.remove(listener)?; // E1
+                port.start_session(stream)
+            }
+            Err(e) => {
+                self.poller.remove(listener)?;
+                Err(e)
+            }
+        };
+        if let Err(e) = next {
+            warn!("cannot serve a front-end of {}: {e}", port.entrance.name());
+            port.rests_until = Some(Instant::now() + REST); // E4
+        }
+        Ok(())
+    }
+
+    fn session_ended(&mut self, n: u32) -> io::Result<()> {
+        let port = &mut self.ports[n as usize];
+        let end = port.reap_session();
+        match &port.entrance {
+            // Its reason was logged; the next front-end may do better.
+            Entrance::Listener(listener) => self.poller.add(Source::Listener(n), listener),
+            Entrance::Connected(stream) => {
+                // The descriptor stays ours; whoever is at its other end sees the end.
+                let _ = stream.shutdown(Shutdown::Both);
+                self.connections -= 1;
+                self.failed = self.failed.take().or(end.err());
+                Ok(())
+            }
+        }
+    }
+
+    fn end_rests(&mut self) -> io::Result<()> {
+        for (n, port) in (0..).zip(self.ports.iter_mut()) {
+            let Some(until) = port.rests_until else { continue };
+            if until <= Instant::now()
+                && let Some(listener) = port.listener()
+            {
+                self.poller.add(Source::Listener(n), listener)?;
+                port.rests_until = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_sessions(&mut self) {
+        let sessions: Vec<_> = self.ports.iter_mut().filter_map(|p| p.session.take()).collect();
+        for session in &sessions {
             // E3. A front-end that is gone has shut it down already.
             let _ = session.stream.shutdown(Shutdown::Both);
+        }
+        for session in sessions {
             // Its reason was logged; whoever ends it now has a reason of its own.
             let _ = session.join();
         }

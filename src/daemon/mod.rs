@@ -14,15 +14,17 @@ mod entrance;
 pub mod logging;
 mod poller;
 mod service;
+mod threads;
 
 use std::io;
 
 use log::{debug, info};
 
-use self::control_loop::Ended;
+use self::control_loop::{Ended, Port};
 use self::entrance::{Entrance, Listener};
 use self::service::Service;
-use crate::config::{Config, Socket};
+use crate::config::{Config, DiskConfig, Socket};
+use crate::control::pool::PoolError;
 use crate::image::OpenError;
 use crate::sys::signal::{self, StopSignals};
 use crate::sys::socket;
@@ -56,23 +58,24 @@ pub enum DaemonError {
     Session(String),
     /// The last sync.
     #[error(
-        "the image could not be synced at the end ({0}): check its storage; what the guest wrote \
-         and did not flush may be lost"
+        "the image of {0} could not be synced at the end ({1}): check its storage; what the guest \
+         wrote and did not flush may be lost"
     )]
-    Sync(io::Error),
+    Sync(String, io::Error),
+    /// The scheduler of a pool.
+    #[error("pool {0}: {1}")]
+    Pool(String, PoolError),
 }
 
-/// Serves the disk until SIGTERM, SIGINT, or the end of the one connection that `--fd` named.
+/// Serves the disks until SIGTERM, SIGINT, or the end of the last connection that there can be.
 ///
 /// To be called on a process that has opened nothing and started no thread yet (B1).
 ///
 /// # Errors
 /// What kept it from starting, or from going on.
 pub fn run(config: &Config) -> Result<(), DaemonError> {
-    let adopted = match config.disks[0].socket {
-        Socket::Fd(fd) => Some(entrance::adopt(fd)?),
-        Socket::Path { .. } => None,
-    };
+    let adopted: Result<Vec<_>, _> = config.disks.iter().map(adopt).collect();
+    let adopted = adopted?;
     signal::ignore_sigpipe();
     let signals = StopSignals::block().map_err(DaemonError::Loop)?;
     match socket::raise_descriptor_limit() {
@@ -83,25 +86,53 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     serve(config, adopted, &signals)
 }
 
+/// The entrance that was left open for a disk, if one was.
+fn adopt(disk: &DiskConfig) -> Result<Option<Entrance>, DaemonError> {
+    match disk.socket {
+        Socket::Fd(fd) => Ok(Some(entrance::adopt(fd)?)),
+        Socket::Path { .. } => Ok(None),
+    }
+}
+
+/// The ways in of all disks, the adopted ones and the new ones.
+fn ports(
+    config: &Config,
+    adopted: Vec<Option<Entrance>>,
+    groups: &[Option<u32>],
+    service: &Service,
+) -> Result<Vec<Port>, DaemonError> {
+    let mut ports = Vec::new();
+    let disks = config.disks.iter().zip(adopted).zip(groups);
+    for (((disk, adopted), group), session) in disks.zip(service.sessions()) {
+        let entrance = match (adopted, &disk.socket) {
+            (Some(entrance), _) => entrance,
+            (None, Socket::Path { path, mode, .. }) => {
+                Entrance::Listener(Listener::bind(path, *mode, *group)?)
+            }
+            (None, Socket::Fd(_)) => unreachable!("run adopts it"),
+        };
+        ports.push(Port::new(entrance, session).map_err(DaemonError::Loop)?);
+    }
+    Ok(ports)
+}
+
 fn serve(
     config: &Config,
-    adopted: Option<Entrance>,
+    adopted: Vec<Option<Entrance>>,
     signals: &StopSignals,
 ) -> Result<(), DaemonError> {
-    let group = match &config.disks[0].socket {
-        Socket::Path { group: Some(name), .. } => Some(entrance::group(name)?),
-        _ => None,
+    let group = |disk: &DiskConfig| match &disk.socket {
+        Socket::Path { group: Some(name), .. } => entrance::group(name).map(Some),
+        _ => Ok(None),
     };
+    let groups: Result<Vec<_>, _> = config.disks.iter().map(group).collect();
+    let groups = groups?;
     let service = Service::start(config)?;
-    let entrance = match (adopted, &config.disks[0].socket) {
-        (Some(entrance), _) => entrance,
-        (None, Socket::Path { path, mode, .. }) => {
-            Entrance::Listener(Listener::bind(path, *mode, group)?)
-        }
-        (None, Socket::Fd(_)) => unreachable!("run adopts it"),
-    };
-    info!("{} on {}", service.describe(config), entrance.name());
-    let ended = control_loop::run(&entrance, signals, service.session());
+    let mut ports = ports(config, adopted, &groups, &service)?;
+    for (line, port) in service.describe(config).iter().zip(&ports) {
+        info!("{line} on {}", port.name());
+    }
+    let ended = control_loop::run(&mut ports, signals);
     match ended {
         Ok(Ended::Signal(number)) => info!("stopping on signal {number}"),
         Ok(Ended::Disconnected) => info!("stopping: the front-end has gone"),
@@ -109,7 +140,7 @@ fn serve(
         Err(_) => {} // main says it
     }
     let stopped = service.stop();
-    drop(entrance); // B2: the file goes when everything is durable
+    drop(ports); // B2: the files go when everything is durable
     let ended = ended.map_err(DaemonError::Loop)?;
     stopped?;
     if let Ended::Failed(why) = ended {

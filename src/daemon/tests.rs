@@ -45,7 +45,7 @@ impl Running {
     fn with(dir: tempfile::TempDir, options: &[String], adopted: Option<Entrance>) -> Running {
         let config = config(options);
         let (signals, raise) = StopSignals::pretend();
-        let thread = std::thread::spawn(move || serve(&config, adopted, &signals));
+        let thread = std::thread::spawn(move || serve(&config, vec![adopted], &signals));
         Running { dir, raise, thread }
     }
 
@@ -148,7 +148,7 @@ fn a_taken_path_ends_the_threads_again() {
     let socket = format!("--socket-path={}", daemon.socket().display());
     let options = [socket, "--blk-file=null:1M".to_owned(), "--threads=3".to_owned()];
     let (signals, _raise) = StopSignals::pretend();
-    let error = serve(&config(&options), None, &signals).expect_err("it is served");
+    let error = serve(&config(&options), vec![None], &signals).expect_err("it is served");
     assert!(matches!(error, DaemonError::Entrance(EntranceError::Live(_))), "{error}");
     assert!(Path::new(&daemon.socket()).exists());
     daemon.stop().expect("a good end");

@@ -20,6 +20,8 @@ pub const MAX_QUEUES: u16 = 256;
 pub struct Disk {
     /// Number of the disk within the process.
     pub id: mailbox::DiskId,
+    /// What the operator calls it.
+    pub name: String,
     /// Where the content lives.
     pub image: Arc<dyn Image>,
     /// What the guest reads of the device: fixed at start.
@@ -35,6 +37,8 @@ pub struct Disk {
     pub bells: Vec<mailbox::Bell>,
     /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
     pub unmap: bool,
+    /// Its share of its pool at the start: 1 to 1000.
+    pub weight: u16,
 }
 
 impl std::fmt::Debug for Disk {

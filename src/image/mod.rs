@@ -140,6 +140,12 @@ pub trait Image: Send + Sync {
     /// How the image may be used.
     fn traits(&self) -> Traits;
 
+    /// Whether it lies on something that has to seek (Linux: `queue/rotational`), as far as the
+    /// kernel tells.
+    fn is_rotational(&self) -> bool {
+        false
+    }
+
     /// A channel for the calling thread, whose completions arrive on `ring`. Tokens of the
     /// channel's own carry `lane`, by which the thread knows its channels apart.
     ///

@@ -92,6 +92,10 @@ impl Image for RawImage {
         self.opened.traits
     }
 
+    fn is_rotational(&self) -> bool {
+        self.opened.file.metadata().is_ok_and(|found| probe::is_rotational(&found))
+    }
+
     fn open_channel(&self, ring: &mut Ring, lane: u16) -> io::Result<Box<dyn Channel>> {
         Ok(Box::new(channel::RawChannel::open(&self.opened, ring, lane)?))
     }

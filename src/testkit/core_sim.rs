@@ -404,7 +404,11 @@ impl World {
             choices.push((2, 0, 0));
         }
         if choices.is_empty() {
-            return false;
+            // A scheduler may hold something back until a time that it has told.
+            let wake = self.threads.iter().filter_map(|t| t.domain.next_wake()).min();
+            let Some(wake) = wake.filter(|wake| wake.0 > self.now) else { return false };
+            self.now = wake.0;
+            return true;
         }
         match choices[self.rng.index(choices.len())] {
             (0, t, _) => self.run(t),

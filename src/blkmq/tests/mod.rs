@@ -5,6 +5,7 @@ mod flush;
 mod invariants;
 mod kth;
 mod scenes;
+mod switch;
 mod warm;
 
 use super::Domain;

@@ -91,7 +91,8 @@ impl World {
         let count = u16::try_from(threads.len()).expect("few");
         let policy = FlushPolicy { exclusive: true, noop: false };
         let disk = Arc::new(Disk {
-            id: DiskId(5),
+            id: DiskId(60),
+            name: "a-disk".to_owned(),
             image: Arc::clone(&image) as Arc<dyn Image>,
             config: ConfigSpace::new(&image.geometry(), &image.traits(), num_queues),
             serial: [0; 20],
@@ -99,6 +100,7 @@ impl World {
             flush: Arc::new(FlushGate::new(count, policy)),
             bells: threads.iter().map(|t| t.mailbox.bell()).collect(),
             unmap: true,
+            weight: 100,
         });
         let limits = Limits { num_queues, max_queue_size: 256 };
         let mailboxes = threads.iter().map(|t| t.mailbox.clone()).collect();

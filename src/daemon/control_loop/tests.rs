@@ -24,6 +24,12 @@ fn echo(reports: Sender<&'static str>) -> Serve {
     })
 }
 
+/// A loop with one port.
+fn serve(entrance: Entrance, signals: &StopSignals, serve: Serve) -> io::Result<Ended> {
+    let mut ports = [Port::new(entrance, serve).expect("a descriptor")];
+    run(&mut ports, signals)
+}
+
 struct Fixture {
     dir: tempfile::TempDir,
     signals: UnixStream,
@@ -37,7 +43,7 @@ impl Fixture {
         let entrance = entrance(&dir.path().join("s"));
         let (signals, raise) = StopSignals::pretend();
         let (sender, reports) = channel();
-        let thread = std::thread::spawn(move || run(&entrance, &signals, echo(sender)));
+        let thread = std::thread::spawn(move || serve(entrance, &signals, echo(sender)));
         Fixture { dir, signals: raise, reports, thread }
     }
 
@@ -172,11 +178,59 @@ fn a_session_that_panics_ends_alone() {
         stream.write_all(&byte).expect("writable");
         Ok(())
     });
-    let thread = std::thread::spawn(move || run(&entrance, &signals, serve));
+    let thread = std::thread::spawn(move || super::tests::serve(entrance, &signals, serve));
     let mut client = UnixStream::connect(&path).expect("it listens");
     client.write_all(b"!").expect("writable");
     assert_eq!(client.read(&mut [0]).expect("the end"), 0);
     echoes(&mut UnixStream::connect(&path).expect("it listens"));
     raise.write_all(&StopSignals::siginfo(libc::SIGTERM)).expect("room");
     assert_eq!(thread.join().expect("no panic").expect("no error"), Ended::Signal(libc::SIGTERM));
+}
+
+#[test]
+fn every_port_has_its_own_session() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (signals, mut raise) = StopSignals::pretend();
+    let (sender, reports) = channel();
+    let paths: Vec<_> = (0..3).map(|n| dir.path().join(format!("s{n}"))).collect();
+    let mut ports: Vec<Port> = paths
+        .iter()
+        .map(|path| Listener::bind(path, 0o600, None).expect("free"))
+        .map(|listener| Port::new(Entrance::Listener(listener), echo(sender.clone())))
+        .map(|port| port.expect("a descriptor"))
+        .collect();
+    let thread = std::thread::spawn(move || run(&mut ports, &signals));
+    let connect = |path| {
+        let stream = UnixStream::connect(path).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("open");
+        stream
+    };
+    let mut clients: Vec<_> = paths.iter().map(connect).collect();
+    clients.iter_mut().for_each(echoes);
+    // One goes and comes again; the others do not notice.
+    clients[1] = connect(&paths[1]);
+    clients.iter_mut().rev().for_each(echoes);
+    raise.write_all(&StopSignals::siginfo(libc::SIGTERM)).expect("room");
+    let ended = thread.join().expect("no panic").expect("no error");
+    assert_eq!(ended, Ended::Signal(libc::SIGTERM));
+    assert_eq!(reports.iter().take(8).filter(|r| *r == "end").count(), 4, "E3: all of them");
+}
+
+#[test]
+fn the_last_connection_ends_it_and_tells_of_any_failure() {
+    let (signals, _raise) = StopSignals::pretend();
+    let (sender, _reports) = channel();
+    let (ours, mut first) = UnixStream::pair().expect("a pair");
+    let (theirs, mut second) = UnixStream::pair().expect("a pair");
+    first.set_read_timeout(Some(PATIENCE)).expect("open");
+    let mut ports = [ours, theirs].map(|stream| {
+        Port::new(Entrance::Connected(stream), echo(sender.clone())).expect("a descriptor")
+    });
+    let thread = std::thread::spawn(move || run(&mut ports, &signals));
+    first.write_all(b"x").expect("writable");
+    assert_eq!(first.read(&mut [0]).expect("the end"), 0);
+    echoes(&mut second);
+    drop(second);
+    let ended = thread.join().expect("no panic").expect("no error");
+    assert_eq!(ended, Ended::Failed("an x".to_owned()));
 }

@@ -50,7 +50,7 @@ impl Lanes {
         let channel = disk.image.open_channel(ring, number)?;
         let gate = Arc::clone(&disk.flush);
         let dsync = disk.image.traits().dsync;
-        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight: 100 });
+        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight: disk.weight });
         self.lanes.push(Lane { disk: Arc::clone(disk), channel });
         Ok(lane)
     }

@@ -411,6 +411,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
     let traits = Traits { read_only: true, flush_is_noop: false, exclusive: true, dsync: true };
     let disk = Disk {
         id: DiskId(0),
+        name: "a-disk".to_owned(),
         image: Arc::new(Still(geometry, traits)),
         config: ConfigSpace::new(&geometry, &traits, 1),
         serial: SERIAL,
@@ -418,6 +419,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
         bells: Vec::new(),
         unmap: true,
+        weight: 100,
     };
     let rules = Rules::new(&disk, 1 << VIRTIO_BLK_F_DISCARD);
     assert_eq!((rules.capacity, rules.block, rules.serial), (77, 4096, SERIAL));

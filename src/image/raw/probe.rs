@@ -121,6 +121,20 @@ pub(super) fn geometry(
     })
 }
 
+/// Whether the block device behind a file, or the file if it is one, has to seek. A file system
+/// without a block device of its own (tmpfs, network, several devices) does not tell: no.
+pub(super) fn is_rotational(found: &Metadata) -> bool {
+    let is_device = found.file_type().is_block_device();
+    let (major, minor) =
+        storage::device_numbers(if is_device { found.rdev() } else { found.dev() });
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    // A partition has no queue of its own: its disk is the directory above.
+    ["queue", "../queue"].iter().any(|queue| {
+        std::fs::read_to_string(format!("{device}/{queue}/rotational"))
+            .is_ok_and(|text| text.trim() == "1")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

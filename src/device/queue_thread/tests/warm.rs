@@ -65,6 +65,7 @@ impl Bench {
         let policy = FlushPolicy { exclusive: true, noop: image.traits().flush_is_noop };
         let disk = Arc::new(Disk {
             id: DiskId(0),
+            name: "a-disk".to_owned(),
             config: ConfigSpace::new(&image.geometry(), &image.traits(), MAX_QUEUES),
             image,
             serial: *b"a serial of 20 chars",
@@ -72,6 +73,7 @@ impl Bench {
             flush: Arc::new(FlushGate::new(1, policy)),
             bells: vec![mailbox.bell()],
             unmap: true,
+            weight: 100,
         });
         let memory = Arc::new(TestMemory::new(16 << 20));
         let mut guests = Vec::new();

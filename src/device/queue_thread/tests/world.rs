@@ -467,6 +467,7 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
     let mut serial = [0; 20];
     serial[..4].copy_from_slice(b"test");
     Disk {
+        name: "a-disk".to_owned(),
         id: ID,
         config: ConfigSpace::new(&sim.geometry(), &sim.traits(), MAX_QUEUES),
         image: Arc::new(sim.clone()),
@@ -475,5 +476,6 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
         flush: Arc::new(FlushGate::new(u16::try_from(mailboxes.len()).expect("few"), policy)),
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
+        weight: 100,
     }
 }
