@@ -25,9 +25,11 @@ use std::fmt;
 use super::{Ident, Wakes};
 use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
+mod flat;
 mod none;
 mod per_tag;
 mod registry;
+mod tree;
 
 pub use none::NoScheduler;
 pub use registry::{BuildError, Kind};
