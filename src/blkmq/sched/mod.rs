@@ -26,11 +26,13 @@ use super::{Ident, Wakes};
 use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
 mod flat;
+mod mq_deadline;
 mod none;
 mod per_tag;
 mod registry;
 mod tree;
 
+pub use mq_deadline::MqDeadline;
 pub use none::NoScheduler;
 pub use registry::{BuildError, Kind};
 

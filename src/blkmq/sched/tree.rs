@@ -186,9 +186,10 @@ impl Nodes {
         self.name(best)
     }
 
-    /// The first that starts at exactly this place.
-    pub(in crate::blkmq) fn first_at(&self, root: Root, place: Place) -> Option<Ident> {
-        self.first_from(root, place).filter(|id| self.place(*id) == place)
+    /// Those that start at exactly this place, in order of arrival.
+    pub(in crate::blkmq) fn all_at(&self, root: Root, place: Place) -> impl Iterator<Item = Ident> {
+        std::iter::successors(self.first_from(root, place), |id| self.after(*id))
+            .take_while(move |id| self.place(*id) == place)
     }
 
     /// The one after a request, in the tree that it is in.

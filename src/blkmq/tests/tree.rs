@@ -44,8 +44,8 @@ fn compare(nodes: &Nodes, root: Root, model: &Model, place: Place) {
     assert_eq!(nodes.last(root), model.values().next_back().copied());
     let from = model.range((place, 0)..).next();
     assert_eq!(nodes.first_from(root, place), from.map(|(_, id)| *id));
-    let exact = from.filter(|((p, _), _)| *p == place);
-    assert_eq!(nodes.first_at(root, place), exact.map(|(_, id)| *id));
+    let exact = model.range((place, 0)..=(place, u64::MAX)).map(|(_, id)| *id);
+    assert_eq!(nodes.all_at(root, place).collect::<Vec<_>>(), exact.collect::<Vec<_>>());
     assert_eq!(nodes.first_from(root, Place::default()), nodes.first(root));
     for pair in sorted.windows(2) {
         assert_eq!(nodes.after(pair[0]), Some(pair[1]));
