@@ -73,6 +73,11 @@ impl Wakes {
             *mine |= more;
         }
     }
+
+    /// Adds the threads `64 * word` and up, one for each bit.
+    pub(in crate::blkmq) fn add_word(&mut self, word: usize, bits: u64) {
+        self.0[word] |= bits;
+    }
 }
 
 impl Iterator for Wakes {

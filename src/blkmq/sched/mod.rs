@@ -10,6 +10,9 @@
 //! * **C2** [`has_work`](Scheduler::has_work) promises that `next` at the same instant answers
 //!   with a request. A scheduler that holds requests back answers `has_work` with `false` until it
 //!   lets go; when time alone will do that, it says when ([`next_wake`](Scheduler::next_wake)).
+//!   Where schedulers of several threads share tokens, another thread may be faster between the
+//!   two calls, and `next` answers `None` after all. Then, as after `false`, this thread is in the
+//!   [`take_wakes`](Scheduler::take_wakes) of whoever gives back what is missing, so it may sleep.
 //! * **C3** [`done`](Scheduler::done) is called exactly once for each request that left by `next`
 //!   and was not given back by [`requeue`](Scheduler::requeue).
 //! * **C4** Containers are sized in [`attach`](Scheduler::attach); no other call allocates, except
@@ -27,12 +30,14 @@ use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
 mod flat;
 mod mq_deadline;
+mod kyber;
 mod none;
 mod per_tag;
 mod registry;
 mod tree;
 
 pub use mq_deadline::MqDeadline;
+pub use kyber::{Kyber, KyberShared};
 pub use none::NoScheduler;
 pub use registry::{BuildError, Kind};
 
@@ -105,7 +110,9 @@ pub trait Scheduler: Send + fmt::Debug {
     /// A request that `next` gave has ended.
     fn done(&mut self, item: &Item, now: Nanos);
 
-    /// Gives everything up, each hctx's requests in the order in which they arrived.
+    /// Gives everything up, each hctx's requests in the order in which they arrived. `done` is not
+    /// called for what is still out; what that held of a shared state is given back here, so
+    /// [`take_wakes`](Scheduler::take_wakes) has to be asked once more.
     fn drain(&mut self, out: &mut dyn FnMut(Ident));
 
     /// When [`next`](Scheduler::next) should be asked again although nothing was inserted or done.
@@ -137,7 +144,9 @@ pub trait Scheduler: Send + fmt::Debug {
         let _ = (lane, weight);
     }
 
-    /// Threads whose schedulers of the same kind may go on since something was given back.
+    /// Threads whose schedulers of the same kind may go on since something was given back. To be
+    /// asked after `done`, `requeue`, `drain` and `tunable`; never names the own thread, which looks
+    /// again by itself after each of these.
     fn take_wakes(&mut self) -> Wakes {
         Wakes::default()
     }

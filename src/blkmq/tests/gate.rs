@@ -11,7 +11,9 @@ fn wakes_name_each_thread_once_in_order() {
     let mut wakes = Wakes::default();
     assert!(wakes.is_empty());
     wakes.add(Wakes([1 << 63 | 1, 0, 2, 1 << 63]));
-    wakes.add(Wakes([1, 1, 0, 0]));
+    wakes.add(Wakes([1, 0, 0, 0]));
+    wakes.add_word(1, 1);
+    wakes.add_word(1, 0);
     assert!(!wakes.is_empty());
     assert_eq!(wakes.collect::<Vec<u16>>(), [0, 63, 64, 129, 255]);
 }
