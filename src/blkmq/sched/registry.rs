@@ -1,6 +1,8 @@
 //! The schedulers by name: what exists, how many instances a pool needs, how one is built.
 
-use super::{BadTunable, NoScheduler, Scheduler};
+use std::sync::Arc;
+
+use super::{BadTunable, Kyber, KyberShared, MqDeadline, NoScheduler, Scheduler};
 
 /// A scheduler that an operator can choose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -8,6 +10,10 @@ pub enum Kind {
     /// First in, first out.
     #[default]
     None,
+    /// In the order of the disk, in batches, with deadlines.
+    MqDeadline,
+    /// As many at a time as keep latency below a target.
+    Kyber,
 }
 
 /// Why a scheduler was not built. One line, with the remedy.
@@ -38,13 +44,15 @@ pub enum BuildError {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 1] = [Kind::None];
+    pub const ALL: [Kind; 3] = [Kind::None, Kind::MqDeadline, Kind::Kyber];
 
     /// The name by which an operator chooses it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Kind::None => "none",
+            Kind::MqDeadline => "mq-deadline",
+            Kind::Kyber => "kyber",
         }
     }
 
@@ -64,16 +72,21 @@ impl Kind {
     #[must_use]
     pub const fn gathers(self) -> bool {
         match self {
-            Kind::None => false,
+            Kind::None | Kind::Kyber => false,
+            Kind::MqDeadline => true,
         }
     }
 
     /// Requests that a pool keeps in flight at a time unless it is told: without a bound whatever
     /// waits would wait in the kernel, where no scheduler of ours decides. 0: no bound.
     #[must_use]
-    pub const fn hw_depth(self, _rotational: bool) -> u32 {
+    pub const fn hw_depth(self, rotational: bool) -> u32 {
         match self {
             Kind::None => 0,
+            // Its tokens are the bound.
+            Kind::Kyber => 0,
+            Kind::MqDeadline if rotational => 32,
+            Kind::MqDeadline => 64,
         }
     }
 
@@ -90,6 +103,11 @@ impl Kind {
     ) -> Result<Vec<Box<dyn Scheduler>>, BuildError> {
         let mut made: Vec<Box<dyn Scheduler>> = match self {
             Kind::None => (0..threads).map(|_| Box::new(NoScheduler::new()) as _).collect(),
+            Kind::MqDeadline => vec![Box::new(MqDeadline::new())],
+            Kind::Kyber => {
+                let shared = Arc::new(KyberShared::new(threads));
+                (0..threads).map(|t| Box::new(Kyber::new(Arc::clone(&shared), t)) as _).collect()
+            }
         };
         for instance in &mut made {
             for (name, value) in tunables {
