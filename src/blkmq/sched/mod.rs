@@ -29,15 +29,15 @@ use super::{Ident, Wakes};
 use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
 mod flat;
-mod mq_deadline;
 mod kyber;
+mod mq_deadline;
 mod none;
 mod per_tag;
 mod registry;
 mod tree;
 
-pub use mq_deadline::MqDeadline;
 pub use kyber::{Kyber, KyberShared};
+pub use mq_deadline::MqDeadline;
 pub use none::NoScheduler;
 pub use registry::{BuildError, Kind};
 

@@ -132,14 +132,14 @@ impl QueueThread {
     /// Serves until control asks for the end and everything is finished.
     fn run(&mut self) {
         loop {
-            let may_sleep = self.iterate(clock::now());
+            let now = clock::now();
+            let may_sleep = self.iterate(now);
             if self.exiting && self.queues.iter().all(Option::is_none) {
                 break;
             }
             // T2: whatever was written is submitted, whether we sleep or not.
             let entered = if may_sleep {
-                let unkicked = self.queues.iter().flatten().any(|q| q.is_unkicked());
-                self.ring.submit_and_wait(unkicked.then_some(UNKICKED_PAUSE))
+                self.ring.submit_and_wait(self.longest_sleep(now))
             } else {
                 self.ring.submit()
             };
@@ -150,6 +150,15 @@ impl QueueThread {
             }
         }
         self.lanes.close(&mut self.ring);
+    }
+
+    /// How long the thread may sleep when nothing completes; `None` for as long as that takes. What
+    /// waits for time alone (a limit, a scheduler that holds back, the watch) says until when.
+    fn longest_sleep(&self, now: Nanos) -> Option<Duration> {
+        let unkicked = self.queues.iter().flatten().any(|q| q.is_unkicked());
+        let pause = unkicked.then_some(UNKICKED_PAUSE);
+        let wake = self.lanes.domain.next_wake().map(|at| Duration::from_nanos(at.since(now)));
+        pause.into_iter().chain(wake).min()
     }
 
     /// Steps 1 to 5. `true` when nothing is left to do until a completion arrives.
