@@ -22,7 +22,7 @@
 
 use super::domain::{Domain, Lane};
 use super::tags::State;
-use super::{Busy, Ident, Issue};
+use super::{Bios, Busy, Ident, Issue};
 use crate::block::{HctxId, Nanos};
 
 /// Times in a row that "again" (EAGAIN, EINTR) is believed. Each is a round trip through the
@@ -117,7 +117,7 @@ impl Domain {
         let Some((id, start)) = lane.flush.prepare(&mut self.table, now) else { return };
         let hctx = self.table.get_mut(id.hctx);
         let request = hctx.tags.slot(id.tag).sync(id);
-        if issue.issue(&request).is_err() {
+        if issue.issue(&request, Bios::none(&hctx.tags)).is_err() {
             hctx.stats.refused += 1;
             lane.blocked = true;
             return; // F6
@@ -212,7 +212,7 @@ impl Domain {
             return Err(Stop::Credit);
         }
         let request = hctx.tags.slot(id.tag).request(id);
-        if let Err(Busy) = issue.issue(&request) {
+        if let Err(Busy) = issue.issue(&request, hctx.tags.bios(id.tag)) {
             hctx.busy.refused();
             hctx.stats.refused += 1;
             self.lanes[hctx.lane.index()].blocked = true;
@@ -247,6 +247,7 @@ impl Domain {
         let hctx = self.table.get_mut(id.hctx);
         hctx.tags.set(id.tag, State::Staged);
         hctx.tags.slot_mut(id.tag).scheduled = true;
+        hctx.merging.staged(id.tag);
         self.scheduler.insert(&hctx.item(id), now);
     }
 

@@ -17,11 +17,12 @@ use std::sync::Arc;
 use super::dispatch::{AGAIN_MAX, Budget};
 use super::flush::{FlushGate, FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
+use super::merge::MergeConfig;
 use super::plug::Plug;
 use super::sched::Scheduler;
 use super::stats::Stats;
 use super::tags::{State, TagBusy};
-use super::{Ident, Request};
+use super::{Bios, Ident, Request};
 use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, SectorRange, Status, Tag};
 
 /// What a domain is built from.
@@ -54,6 +55,8 @@ pub(super) struct Lane {
     pub(super) flush: FlushMachine,
     dsync: bool,
     weight: u16,
+    /// For hctxs to come.
+    pub(super) merging: MergeConfig,
     /// Leftovers on all its hctxs.
     pub(super) leftovers: u32,
     /// Its image refused something, and nothing of the domain has completed since (D6).
@@ -110,7 +113,8 @@ impl Domain {
         let id = LaneId(u16::try_from(self.lanes.len()).expect("disks are few"));
         let LaneConfig { gate, dsync, weight } = config;
         let flush = FlushMachine::new(gate, id, self.thread);
-        self.lanes.push(Lane { flush, dsync, weight, leftovers: 0, blocked: false });
+        let merging = MergeConfig::default();
+        self.lanes.push(Lane { flush, dsync, weight, merging, leftovers: 0, blocked: false });
         self.scheduler.set_weight(id, weight);
         id
     }
@@ -122,7 +126,8 @@ impl Domain {
     /// When there is no such disk.
     pub fn add_hctx(&mut self, lane: LaneId, depth: u16) -> Option<HctxId> {
         assert!(lane.index() < self.lanes.len(), "the disk is in the domain");
-        let id = self.table.add(Hctx::new(lane, depth))?;
+        let merging = self.merging(lane);
+        let id = self.table.add(Hctx::new(lane, depth, merging))?;
         self.scheduler.attach(id, lane, depth);
         Some(id)
     }
@@ -200,7 +205,8 @@ impl Domain {
         let ident = Ident { hctx: id, tag: bio.tag };
         if bio.op == Op::Flush {
             hctx.tags.claim(&bio, now, State::FlushWait)?;
-            // What the guest sent before the flush stays before it, whatever merging does later.
+            hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);
+            // What the guest sent before the flush stays before it (M3).
             let lane = hctx.lane.index();
             self.stage_plug(now);
             self.lanes[lane].flush.join(&mut self.table, ident, now);
@@ -211,8 +217,13 @@ impl Domain {
         if bio.fua && bio.op.is_write() && !alone {
             hctx.tags.slot_mut(bio.tag).flush_after();
         }
+        if self.merge(ident) {
+            return Ok(());
+        }
+        let hctx = self.table.get_mut(id);
         hctx.stats.start(now);
-        if self.plug.is_full(ident) {
+        hctx.merging.plugged(bio.tag, bio.op);
+        if self.plug.is_full(ident) || self.plug_is_grown() {
             self.stage_plug(now);
         }
         self.plug.push(ident);
@@ -229,7 +240,7 @@ impl Domain {
     /// When there is no such hctx.
     pub fn reject(&mut self, id: HctxId, tag: Tag, status: Status) -> Result<(), TagBusy> {
         let hctx = self.table.get_mut(id);
-        let bio = Bio { tag, op: Op::Flush, fua: false, class: crate::block::Class::default() };
+        let bio = Bio::new(tag, Op::Flush);
         hctx.tags.claim(&bio, Nanos(0), State::Done)?;
         hctx.answer(tag, status);
         Ok(())
@@ -240,7 +251,8 @@ impl Domain {
     /// Done and failed bios become available to [`take_done`](Domain::take_done), except that a
     /// write-through discard or zeroing waits for its flush first (F5). What is short or to be
     /// done again goes before everything else in the next run; "again" without progress ends as an
-    /// error after 100 times in a row.
+    /// error after 100 times in a row. When several bios travelled together, each is answered when
+    /// all of it is done, and a failure is found out again for each of them alone (M8, M9).
     ///
     /// # Errors
     /// [`Stale`]: nothing changed.
@@ -264,17 +276,15 @@ impl Domain {
         self.budget.give_back();
         let slot = self.table.get_mut(id).tags.slot_mut(tag);
         match outcome {
-            Outcome::Done => self.data_done(ident, Status::Ok, now),
-            Outcome::Failed(_) => self.data_done(ident, Status::IoErr, now),
-            Outcome::Short(_) => {
-                slot.again = 0;
-                self.requeue(ident);
-            }
-            Outcome::Again if slot.again < AGAIN_MAX => {
+            Outcome::Done => self.request_done(ident, now),
+            Outcome::Failed(_) => self.request_failed(ident, now),
+            Outcome::Short(n) if slot.moves_data() => self.request_short(ident, n, now),
+            // What is short without moving data has made no progress that could be told.
+            Outcome::Again | Outcome::Short(_) if slot.again < AGAIN_MAX => {
                 slot.again += 1;
                 self.requeue(ident);
             }
-            Outcome::Again => self.data_done(ident, Status::IoErr, now),
+            Outcome::Again | Outcome::Short(_) => self.request_failed(ident, now),
         }
         Ok(())
     }
@@ -298,6 +308,7 @@ impl Domain {
         let state = self.with_kernel(ident, generation)?;
         self.unblock(); // D6
         debug_assert_eq!(state, State::InFlight, "a flush has no ranges");
+        debug_assert!(self.bios(id, tag).len() == 1, "who has several ranges travels alone");
         let hctx = self.table.get_mut(id);
         let slot = hctx.tags.slot_mut(tag);
         hctx.stats.part(slot.op);
@@ -321,25 +332,6 @@ impl Domain {
         hctx.tags.with_kernel(id.tag, generation).ok_or(Stale)
     }
 
-    fn data_done(&mut self, id: Ident, status: Status, now: Nanos) {
-        let hctx = self.table.get_mut(id.hctx);
-        let slot = *hctx.tags.slot(id.tag);
-        let flush = &mut self.lanes[hctx.lane.index()].flush;
-        if slot.op.is_write() {
-            // Failed ones too: part of the range may have been written.
-            flush.wrote();
-        }
-        if slot.scheduled {
-            self.scheduler.done(&hctx.item(id), now);
-        }
-        if slot.flush_after && status == Status::Ok {
-            hctx.tags.set(id.tag, State::FlushWait);
-            flush.join(&mut self.table, id, now);
-        } else {
-            hctx.finish(id.tag, status, now);
-        }
-    }
-
     /// The request that the kernel works on under this key; `None` when the key is stale.
     #[must_use]
     pub fn in_flight(&self, id: HctxId, tag: Tag, generation: u16) -> Option<Request> {
@@ -347,6 +339,17 @@ impl Domain {
         let state = self.with_kernel(ident, generation).ok()?;
         let slot = self.table.get(id).tags.slot(tag);
         Some(if state == State::Syncing { slot.sync(ident) } else { slot.request(ident) })
+    }
+
+    /// The bios of the request that this tag leads, as they are handed to
+    /// [`Issue::issue`](super::Issue::issue): in sector order. A tag that leads nothing is itself
+    /// the only one.
+    ///
+    /// # Panics
+    /// When there is no such hctx or tag.
+    #[must_use]
+    pub fn bios(&self, id: HctxId, tag: Tag) -> Bios<'_> {
+        self.table.get(id).tags.bios(tag)
     }
 
     /// Whether the head is the guest's to hand out: `false` for one that is live (T2) or that the

@@ -1,6 +1,7 @@
 //! A hardware context: one virtqueue as the core sees it, and the table of a domain's hctxs.
 
 use super::dispatch::Busyness;
+use super::merge::{Join, MergeConfig, Merging};
 use super::sched::Item;
 use super::stats::Stats;
 use super::tags::{State, TagList, TagSet};
@@ -25,6 +26,8 @@ pub struct Gauges {
     pub in_flight: u16,
     /// With the kernel: a sync on this hctx's tag.
     pub syncing: u16,
+    /// Part of another bio's request, which is counted above.
+    pub merged: u16,
     /// Finished and not yet released.
     pub done: u16,
 }
@@ -39,6 +42,7 @@ impl Gauges {
             + self.flush_wait
             + self.in_flight
             + self.syncing
+            + self.merged
             + self.done
     }
 }
@@ -52,6 +56,7 @@ pub(super) struct Hctx {
     done: TagList,
     pub(super) busy: Busyness,
     pub(super) stats: Stats,
+    pub(super) merging: Merging,
     /// The disk it belongs to.
     pub(super) lane: LaneId,
     depth: u16,
@@ -59,7 +64,7 @@ pub(super) struct Hctx {
 
 impl Hctx {
     /// A hctx with nothing in it. Allocates.
-    pub(super) fn new(lane: LaneId, depth: u16) -> Hctx {
+    pub(super) fn new(lane: LaneId, depth: u16, merging: MergeConfig) -> Hctx {
         Hctx {
             tags: TagSet::new(depth),
             leftovers: TagList::EMPTY,
@@ -67,6 +72,7 @@ impl Hctx {
             done: TagList::EMPTY,
             busy: Busyness::default(),
             stats: Stats::default(),
+            merging: Merging::new(merging),
             lane,
             depth,
         }
@@ -75,6 +81,12 @@ impl Hctx {
     /// Number of tags.
     pub(super) fn depth(&self) -> u16 {
         self.depth
+    }
+
+    /// The request of this bio is ended: it is the scheduler's no more. `Some` when the scheduler
+    /// has to be told.
+    pub(super) fn unschedule(&mut self, id: Ident) -> Option<Item> {
+        std::mem::take(&mut self.tags.slot_mut(id.tag).scheduled).then(|| self.item(id))
     }
 
     /// What the scheduler is told of a request.
@@ -87,7 +99,11 @@ impl Hctx {
         let slot = self.tags.slot_mut(tag);
         slot.status = status;
         let (op, arrival) = (slot.op, slot.arrival);
-        self.stats.done(op, status, arrival, now);
+        if slot.join == Join::Joined {
+            self.stats.merged_done(op, status);
+        } else {
+            self.stats.done(op, status, arrival, now);
+        }
         self.queue_done(tag);
     }
 
@@ -131,6 +147,7 @@ impl Hctx {
             flush_wait: count(State::FlushWait),
             in_flight: count(State::InFlight),
             syncing: count(State::Syncing),
+            merged: count(State::Merged),
             done: count(State::Done) + count(State::Taken),
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! submit -> plug -> scheduler -> issue -> (kernel) -> complete -> done -> release
-//!             \-- direct issue --^  ^-- leftovers <-- refused, short, again
+//!      (merge)^ \-- direct issue --^  ^-- leftovers <-- refused, short, again, split
 //! flush  -> flush machine --------^        (one sync per image, shared by threads)
 //! ```
 //!
@@ -17,16 +17,20 @@
 //! * **K3** Busy is not an error and never reaches the guest (L5; D1 to D6, `dispatch`).
 //! * **K4** There is no idle thread with work and credit: [`Domain::wants_run`] (I10).
 //! * **K5** A flush is answered OK only when it is covered (F1 to F6, `flush`; G1 to G7, `gate`).
-//! * **K6** Policy is the scheduler's alone (C1 to C4, `sched`), and it never sees a flush.
+//! * **K6** Neighbours travel together and are answered one by one: who is merged fails only for
+//!   itself (L12; M1 to M10, `merge`).
+//! * **K7** Policy is the scheduler's alone (C1 to C4, `sched`), and it never sees a flush.
 
 use crate::block::{HctxId, Op, Tag};
 
 mod bits;
+mod complete;
 mod dispatch;
 mod domain;
 mod flush;
 mod hctx;
 pub mod limits;
+mod merge;
 mod plug;
 pub mod sched;
 mod stats;
@@ -35,6 +39,7 @@ mod tags;
 pub use domain::{Domain, DomainConfig, LaneConfig, Stale};
 pub use flush::{FlushGate, FlushPolicy, MAX_THREADS, Wakes};
 pub use hctx::Gauges;
+pub use merge::{Bios, MAX_SEGMENTS, MergeConfig, MergeCounters, MergeSearch};
 pub use stats::{OpStats, Stats};
 pub use tags::TagBusy;
 
@@ -64,8 +69,11 @@ pub struct Request {
     pub generation: u16,
     /// What to do. [`Op::Flush`]: sync the image; the tag is borrowed from a bio that waits for
     /// it and may itself be a discard. A bio of several ranges is issued range by range, and the
-    /// range here is the one to work on. How far a short transfer got is the caller's to know.
+    /// range here is the one to work on. Of several bios that travel together: the range of them all.
     pub op: Op,
+    /// Bytes from the start of the range that are finished already: an earlier issue was short.
+    /// Less than the first bio has. Always 0 where nothing is transferred.
+    pub done: u32,
     /// The completion of this write must mean durable. Never set with another operation: what
     /// else has to be durable is followed by a flush of the core's own.
     pub fua: bool,
@@ -78,11 +86,12 @@ pub struct Busy;
 /// The one verb that the core asks of the world.
 pub trait Issue {
     /// Starts a request, to be answered by exactly one [`Domain::complete`] or [`Domain::rest`]
-    /// after the call has returned.
+    /// after the call has returned. `bios` are those that it consists of, in sector order and
+    /// without a gap, so that their data is the request's data; a sync has none.
     ///
     /// # Errors
     /// [`Busy`] is back-pressure (L5), not failure.
-    fn issue(&mut self, request: &Request) -> Result<(), Busy>;
+    fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy>;
 }
 
 #[cfg(test)]

@@ -48,6 +48,28 @@ impl Plug {
         self.entries[..self.len][i]
     }
 
+    /// The bio that came last.
+    pub(super) fn last(&self) -> Option<Ident> {
+        self.entries[..self.len].last().copied()
+    }
+
+    /// The request of `gone` is part of another now. When that is in the batch too, it takes the
+    /// earlier of the two places (M6).
+    pub(super) fn absorb(&mut self, gone: Ident, into: Ident) {
+        let place = |id| self.entries[..self.len].iter().position(|e| *e == id);
+        let (gone, into_at) = (place(gone), place(into));
+        let Some(gone) = gone else { return };
+        let remove = match into_at {
+            Some(at) if at > gone => {
+                self.entries[gone] = into;
+                at
+            }
+            _ => gone,
+        };
+        self.entries.copy_within(remove + 1..self.len, remove);
+        self.len -= 1;
+    }
+
     /// Empties the batch.
     pub(super) fn clear(&mut self) {
         self.len = 0;
@@ -82,6 +104,22 @@ mod tests {
         plug.clear();
         assert_eq!(plug.len(), 0);
         assert!(!plug.is_full(id(2, 0)));
+    }
+
+    #[test]
+    fn of_two_that_join_the_earlier_place_stays() {
+        let all = |plug: &Plug| (0..plug.len()).map(|i| plug.get(i).tag.0).collect::<Vec<_>>();
+        let mut plug = Plug::new();
+        assert_eq!(plug.last(), None);
+        (0..5).for_each(|n| plug.push(id(0, n)));
+        plug.absorb(id(0, 1), id(0, 3));
+        assert_eq!(all(&plug), [0, 3, 2, 4]);
+        plug.absorb(id(0, 4), id(0, 0));
+        assert_eq!(all(&plug), [0, 3, 2]);
+        plug.absorb(id(0, 2), id(1, 9)); // joined one that is staged
+        assert_eq!((all(&plug), plug.last()), (vec![0, 3], Some(id(0, 3))));
+        plug.absorb(id(1, 0), id(0, 0));
+        assert_eq!(all(&plug), [0, 3], "who is not here does not leave");
     }
 
     #[test]

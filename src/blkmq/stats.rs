@@ -18,7 +18,8 @@ pub struct OpStats {
     pub merges: u64,
     /// Sectors of 512 bytes that were moved, successful bios only.
     pub sectors: u64,
-    /// Sum over bios of the time from submission to completion, in nanoseconds.
+    /// Sum over requests of the time from the submission of the oldest bio to completion, in
+    /// nanoseconds.
     pub nanos: u64,
 }
 
@@ -52,13 +53,13 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Data bios submitted and not yet finished.
+    /// Data requests submitted and not yet finished; a bio that travels with another is none.
     #[must_use]
     pub const fn in_progress(&self) -> u32 {
         self.live
     }
 
-    /// Sum over bios of the time from submission to completion, in nanoseconds.
+    /// Sum over requests of the time from submission to completion, in nanoseconds.
     #[must_use]
     pub const fn time_in_queue(&self) -> u64 {
         self.reads
@@ -92,6 +93,28 @@ impl Stats {
         self.live += 1;
     }
 
+    /// A bio became part of another one's request before it was counted as a request itself.
+    pub(super) fn merged(&mut self, op: Op) {
+        if let Some(of) = self.of(op) {
+            of.merges += 1;
+        }
+    }
+
+    /// A request became part of another one, which goes on.
+    pub(super) fn absorbed(&mut self, op: Op) {
+        self.merged(op);
+        self.live -= 1;
+    }
+
+    /// A bio that had become part of another one's request is finished.
+    pub(super) fn merged_done(&mut self, op: Op, status: Status) {
+        if status == Status::Ok {
+            self.part(op);
+        } else {
+            self.failed += 1;
+        }
+    }
+
     /// A part of a bio (one range of several) is done; the bio goes on.
     pub(super) fn part(&mut self, op: Op) {
         if let (Some(range), Some(of)) = (op.range(), self.of(op)) {
@@ -99,7 +122,7 @@ impl Stats {
         }
     }
 
-    /// A bio that had been submitted at `arrival` is finished.
+    /// A bio that had been submitted at `arrival`, alone or as the leader of others, is finished.
     pub(super) fn done(&mut self, op: Op, status: Status, arrival: Nanos, now: Nanos) {
         if status != Status::Ok {
             self.failed += 1;
@@ -177,6 +200,21 @@ mod tests {
         s.reads.nanos = u64::MAX;
         s.flush_nanos = 2;
         assert_eq!(s.time_in_queue(), 1);
+    }
+
+    #[test]
+    fn requests_are_counted_after_merging_and_sectors_for_each_bio() {
+        let mut s = Stats::default();
+        s.start(Nanos(10));
+        s.merged(Op::Read(range(8))); // joined at once
+        s.start(Nanos(20));
+        s.absorbed(Op::Read(range(8))); // was a request, and closed the gap
+        assert_eq!(s.in_progress(), 1);
+        s.done(Op::Read(range(8)), Status::Ok, Nanos(10), Nanos(50));
+        s.merged_done(Op::Read(range(4)), Status::Ok);
+        s.merged_done(Op::Read(range(2)), Status::IoErr);
+        assert_eq!(s.reads, OpStats { ios: 1, merges: 2, sectors: 12, nanos: 40 });
+        assert_eq!((s.failed, s.in_progress(), s.io_ticks), (1, 0, 40));
     }
 
     #[test]

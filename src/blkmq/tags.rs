@@ -13,6 +13,9 @@
 //! Free -> FlushWait -> Syncing -> Done, Syncing -> FlushWait      (again)
 //!         FlushWait -> Done                       (covered by somebody's sync)
 //!                              InFlight -> FlushWait              (DATA, then flush: F5)
+//!         Plugged, Staged -> Merged -> Done | FlushWait           (travels with its leader: M5)
+//!                            Merged -> Leftover                   (leads the rest; split: M8)
+//!                            InFlight -> Merged                   (travels with the rest: M8)
 //! Free -> Done                                    (rejected while parsing)
 //! ```
 //! * **T4** The generation is bumped at each claim; a completion that carries another one, or that
@@ -22,6 +25,7 @@
 //! * **T6** Every move is counted, so that the number of bios in each stage is known at any
 //!   instant and adds up to the depth (I03).
 
+use super::merge::{Join, Run};
 use super::sched::Item;
 use super::{Ident, Request};
 use crate::block::{Bio, Class, LaneId, Nanos, Op, Status, Tag};
@@ -48,6 +52,8 @@ pub(super) enum State {
     InFlight,
     /// The kernel syncs the image on its tag.
     Syncing,
+    /// Part of another bio's request, wherever that is (M5).
+    Merged,
     /// Finished, not yet fetched by the ring's owner.
     Done,
     /// Fetched by the ring's owner, not yet published.
@@ -63,10 +69,11 @@ impl State {
         matches!(
             (self, to),
             (S::Free, S::Plugged | S::FlushWait | S::Done)
-                | (S::Plugged, S::Staged | S::InFlight | S::Leftover)
-                | (S::Staged, S::InFlight | S::Leftover)
+                | (S::Plugged, S::Staged | S::InFlight | S::Leftover | S::Merged)
+                | (S::Staged, S::InFlight | S::Leftover | S::Merged)
                 | (S::Leftover, S::InFlight)
-                | (S::InFlight, S::Leftover | S::FlushWait | S::Done)
+                | (S::InFlight, S::Leftover | S::FlushWait | S::Merged | S::Done)
+                | (S::Merged, S::Leftover | S::FlushWait | S::Done)
                 | (S::FlushWait, S::Syncing | S::Done)
                 | (S::Syncing, S::FlushWait | S::Done)
                 | (S::Done, S::Taken)
@@ -77,13 +84,19 @@ impl State {
 
 /// The next slot of a list, as a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Link(u16);
+pub(super) struct Link(u16);
 
 impl Link {
     /// No tag has this number: a virtqueue holds at most 32768 heads (virtio 1.3, 2.7).
-    const NONE: Link = Link(u16::MAX);
+    pub(super) const NONE: Link = Link(u16::MAX);
 
-    fn tag(self) -> Option<Tag> {
+    /// The link to a tag.
+    pub(super) fn to(tag: Tag) -> Link {
+        Link(tag.0)
+    }
+
+    /// The tag that it leads to.
+    pub(super) fn tag(self) -> Option<Tag> {
         (self != Link::NONE).then_some(Tag(self.0))
     }
 }
@@ -113,18 +126,32 @@ impl TagList {
 /// What the core knows of one bio.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
-    /// What is to be done next: the bio's operation, or its next range.
+    /// What is to be done next: the bio's operation, or its next range. Of a bio that leads others:
+    /// the operation of them all (M5).
     pub(super) op: Op,
-    /// When the bio was submitted.
+    /// When the bio was submitted, or the oldest that it leads.
     pub(super) arrival: Nanos,
     /// The count of completed writes that a sync has to cover; meaningful in `FlushWait`.
     pub(super) need: u64,
     /// Claims of this slot so far, modulo 2^16.
     pub(super) generation: u16,
     next: Link,
+    /// The next bio of the same request, in sector order.
+    pub(super) chain: Link,
+    /// Bios in the request that this one leads: 1 when it is alone, 0 when another leads it.
+    pub(super) bios: u16,
+    /// Data buffers of the request that it leads.
+    pub(super) segments: u16,
+    /// Flushes that the hctx had seen before the bio, modulo 2^16 (M3).
+    pub(super) epoch: u16,
+    /// Bytes of the request, from its start, that are finished. Only the first bio of a request
+    /// has any: the ones before it were answered.
+    pub(super) done: u32,
     state: State,
+    /// Whether it may be joined with others.
+    pub(super) join: Join,
     /// The kernel's completion must mean durable.
-    fua: bool,
+    pub(super) fua: bool,
     /// A flush has to follow before the bio is answered (F5).
     pub(super) flush_after: bool,
     /// Priority class.
@@ -138,6 +165,16 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// The stage that the bio is in.
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Whether the operation transfers bytes, so that it may be done in part.
+    pub(super) fn moves_data(&self) -> bool {
+        matches!(self.op, Op::Read(_) | Op::Write(_))
+    }
+
     /// Durability is a flush's work, not the request's own.
     pub(super) fn flush_after(&mut self) {
         (self.fua, self.flush_after) = (false, true);
@@ -145,7 +182,8 @@ impl Slot {
 
     /// The request that works on the bio's data.
     pub(super) fn request(&self, Ident { hctx, tag }: Ident) -> Request {
-        Request { hctx, tag, generation: self.generation, op: self.op, fua: self.fua }
+        let Slot { generation, op, fua, done, .. } = *self;
+        Request { hctx, tag, generation, op, fua, done }
     }
 
     /// What the scheduler is told of the bio.
@@ -156,7 +194,8 @@ impl Slot {
 
     /// The request that syncs the image on the bio's tag.
     pub(super) fn sync(&self, Ident { hctx, tag }: Ident) -> Request {
-        Request { hctx, tag, generation: self.generation, op: Op::Flush, fua: false }
+        let generation = self.generation;
+        Request { hctx, tag, generation, op: Op::Flush, fua: false, done: 0 }
     }
 }
 
@@ -164,6 +203,10 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct TagSet {
     slots: Box<[Slot]>,
+    /// What the slots of leaders have no room for; read only where `bios` is more than 1.
+    pub(super) runs: Box<[Run]>,
+    /// Flushes that the hctx has seen (M3).
+    pub(super) epoch: u16,
     counts: [u16; STATES],
 }
 
@@ -176,7 +219,13 @@ impl TagSet {
             need: 0,
             generation: 0,
             next: Link::NONE,
+            chain: Link::NONE,
+            bios: 1,
+            segments: 0,
+            epoch: 0,
+            done: 0,
             state: State::Free,
+            join: Join::Never,
             fua: false,
             flush_after: false,
             class: Class::BestEffort,
@@ -186,7 +235,9 @@ impl TagSet {
         };
         let mut counts = [0; STATES];
         counts[State::Free as usize] = depth;
-        TagSet { slots: vec![slot; usize::from(depth)].into_boxed_slice(), counts }
+        let slots = vec![slot; usize::from(depth)].into_boxed_slice();
+        let runs = vec![Run::default(); usize::from(depth)].into_boxed_slice();
+        TagSet { slots, runs, epoch: 0, counts }
     }
 
     /// How many slots are in `state` (T6).
@@ -204,6 +255,12 @@ impl TagSet {
         slot.fua = bio.fua && matches!(bio.op, Op::Write(_));
         slot.flush_after = false;
         slot.class = bio.class;
+        slot.chain = Link::NONE;
+        slot.bios = 1;
+        slot.segments = bio.segments;
+        slot.epoch = self.epoch;
+        slot.done = 0;
+        slot.join = if bio.alone { Join::Never } else { Join::May };
         slot.arrival = now;
         slot.generation = slot.generation.wrapping_add(1);
         slot.again = 0;
@@ -278,6 +335,16 @@ impl TagSet {
             list.tail = Link(tag.0);
         }
         list.head = Link(tag.0);
+    }
+
+    /// Puts a list, in its order, before what another holds.
+    pub(super) fn prepend(&mut self, first: TagList, list: &mut TagList) {
+        let Some(last) = first.tail.tag() else { return };
+        self.slots[last.index()].next = list.head;
+        if list.is_empty() {
+            list.tail = first.tail;
+        }
+        list.head = first.head;
     }
 
     /// Takes the first tag of a list.

@@ -1,11 +1,10 @@
 //! What a head needs between its fetch and its answer: where its data lies, where its status goes,
-//! how far it has come.
+//! and which of several ranges it is at. How far a transfer got is the core's to know.
 //!
 //! Rules:
 //! * S-1 **One slot per head**, preallocated. The tag is the index: no search, no allocation.
-//! * S-2 **Stable.** [`bufs`](Slots::bufs) of a busy tag stays at one address until
-//!   [`advance`](Slots::advance) or [`finish`](Slots::finish) of that tag: the kernel may be reading
-//!   the vector.
+//! * S-2 **Stable.** [`bufs`](Slots::bufs) of a busy tag stays as it is, at one address, until
+//!   [`finish`](Slots::finish) of that tag: the kernel may be reading the vector.
 //! * S-3 **Bounded overflow** (L5, L7). More than [`INLINE_BUFS`] buffers, or more than one range,
 //!   live in a block of a fixed pool. [`can_accept`](Slots::can_accept) is false while a pool is
 //!   empty: the queue stops popping until a bio is finished.
@@ -34,11 +33,11 @@ const NONE: u16 = u16::MAX;
 struct Slot {
     /// One byte; empty while the slot is free.
     status: GuestBuf,
-    /// Bytes not yet done.
-    left: u32,
+    /// Bytes of data.
+    bytes: u32,
     /// Bytes that the guest finds in its writable buffers after success, without the status byte.
     written: u32,
-    /// First buffer not wholly done, or number of the current range.
+    /// Number of the current range.
     first: u16,
     /// Number of buffers or ranges, done ones included.
     count: u16,
@@ -93,7 +92,7 @@ impl Slots {
     pub fn new(size: u16) -> Slots {
         let slot = Slot {
             status: GuestBuf::EMPTY,
-            left: 0,
+            bytes: 0,
             written: 0,
             first: 0,
             count: 0,
@@ -133,7 +132,7 @@ impl Slots {
         let slot = &mut self.slots[tag.index()];
         assert!(slot.status.len() == 0, "a busy head is refused before its slot is touched");
         slot.status = status.take(1);
-        slot.left = 0;
+        slot.bytes = 0;
         slot.written = 0;
         slot.first = 0;
         slot.count = 0;
@@ -166,7 +165,7 @@ impl Slots {
             self.data.block_mut(slot.block)[..data.len()].copy_from_slice(data);
         }
         slot.count = u16::try_from(data.len()).map_err(|_| NoRoom)?;
-        slot.left = bytes;
+        slot.bytes = bytes;
         slot.written = if to_guest { bytes } else { 0 };
         Ok(())
     }
@@ -198,7 +197,7 @@ impl Slots {
         Ok(())
     }
 
-    /// The buffers not yet done, in order, in one piece of memory (S-2).
+    /// The buffers, in order, in one piece of memory (S-2).
     #[must_use]
     #[inline]
     pub fn bufs(&self, tag: Tag) -> &[GuestBuf] {
@@ -207,36 +206,14 @@ impl Slots {
             return &[];
         }
         let all = if slot.block == NONE { &slot.inline } else { self.data.block(slot.block) };
-        &all[usize::from(slot.first)..usize::from(slot.count)]
+        &all[..usize::from(slot.count)]
     }
 
-    /// Bytes not yet done.
+    /// Bytes of data.
     #[must_use]
     #[inline]
     pub fn bytes(&self, tag: Tag) -> u32 {
-        self.slots[tag.index()].left
-    }
-
-    /// Notes that the first `bytes` of what was left are done; the rest is what
-    /// [`bufs`](Slots::bufs) and [`bytes`](Slots::bytes) name now. More than what is left counts as
-    /// all of it. Nothing of this tag may be in the kernel's hands.
-    pub fn advance(&mut self, tag: Tag, bytes: u32) {
-        let slot = &mut self.slots[tag.index()];
-        let n = bytes.min(slot.left);
-        slot.left -= n;
-        let mut n = n as usize;
-        let all = match slot.block {
-            NONE => &mut slot.inline[..],
-            block => self.data.block_mut(block),
-        };
-        for buf in &mut all[usize::from(slot.first)..usize::from(slot.count)] {
-            if n < buf.len() {
-                *buf = buf.skip(n);
-                return;
-            }
-            n -= buf.len();
-            slot.first += 1;
-        }
+        self.slots[tag.index()].bytes
     }
 
     /// The range that a discard or write-zeroes is at.
@@ -244,6 +221,13 @@ impl Slots {
     pub fn range(&self, tag: Tag) -> Option<SectorRange> {
         let slot = &self.slots[tag.index()];
         (slot.ranges && slot.first < slot.count).then_some(slot.range)
+    }
+
+    /// Whether another range follows the current one.
+    #[must_use]
+    pub fn has_more_ranges(&self, tag: Tag) -> bool {
+        let slot = &self.slots[tag.index()];
+        slot.ranges && slot.first + 1 < slot.count
     }
 
     /// Moves on to the next range; `false` (and no current range) when that was the last one.
@@ -278,7 +262,7 @@ impl Slots {
         }
         slot.count = 0;
         slot.first = 0;
-        slot.left = 0;
+        slot.bytes = 0;
         if status == Status::Ok { slot.written + 1 } else { 1 }
     }
 }

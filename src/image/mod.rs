@@ -9,8 +9,9 @@
 //!   and nothing has happened. A refusal is back-pressure, not an error (L5).
 //! * A completion's outcome is the kernel's own answer (L10). Bytes past the end of the image read
 //!   as zeroes; nothing else is invented.
-//! * What the kernel may touch stays where it is until the completion: the caller keeps `bufs`
-//!   (slots do), the channel keeps bounce buffers, the ring keeps both mapped (S3).
+//! * What the kernel may touch stays where it is until the completion: the guest's memory, which the
+//!   caller keeps (slots do), and bounce buffers, which the channel keeps; the ring keeps both
+//!   mapped (S3). The vector `bufs` itself is read when the ring is submitted and not later.
 
 use std::io;
 use std::path::Path;
@@ -70,6 +71,31 @@ pub struct Traits {
     pub dsync: bool,
 }
 
+/// What an image asks of each buffer that it is to take as it is. Buffers that do not comply are
+/// served all the same, at the price of a copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BufferMask {
+    /// Bits that are 0 in the host address.
+    pub addr: usize,
+    /// Bits that are 0 in the length.
+    pub len: usize,
+}
+
+impl BufferMask {
+    /// Whether all buffers comply.
+    #[must_use]
+    #[inline]
+    pub fn takes(self, bufs: &[GuestBuf]) -> bool {
+        if self == BufferMask::default() {
+            return true;
+        }
+        let odd = bufs
+            .iter()
+            .fold(0, |odd, b| odd | (b.addr().addr() & self.addr) | (b.len() & self.len));
+        odd == 0
+    }
+}
+
 /// What an operation asks of the image. Offsets and lengths are in bytes and lie within capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -113,7 +139,7 @@ pub struct Io<'a> {
     /// What to do.
     pub verb: Verb,
     /// Where the data is or goes; empty for `Sync`, `Discard`, `WriteZeroes`. The slice itself
-    /// (the vector, not only the memory) stays in place until the completion.
+    /// (the vector, not only the memory) stays in place until the ring is submitted.
     pub bufs: &'a [GuestBuf],
     /// Sum of the buffers' lengths, in bytes.
     pub bytes: u32,
@@ -146,6 +172,11 @@ pub trait Image: Send + Sync {
         false
     }
 
+    /// Which buffers it takes as they are; any, unless it says otherwise.
+    fn buffer_mask(&self) -> BufferMask {
+        BufferMask::default()
+    }
+
     /// A channel for the calling thread, whose completions arrive on `ring`. Tokens of the
     /// channel's own carry `lane`, by which the thread knows its channels apart.
     ///
@@ -174,7 +205,8 @@ pub trait Channel {
     fn submit(&mut self, ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy>;
 
     /// The outcome of an operation whose completion carried `Token::Io` and the answer `res`.
-    /// `io` is the operation as it was submitted (the caller rebuilds it from its slot).
+    /// `io` is the operation as it was submitted (the caller rebuilds it); its `bufs` may be missing
+    /// unless `res` is a count of fewer than `io.bytes` bytes.
     fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome;
 
     /// A completion with `Token::Channel`, its word `op`, and the answer `res`. `None` when the

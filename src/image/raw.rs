@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::options::{CacheMode, OpenError, OpenOptions, check_blocks};
-use super::{Channel, Geometry, Image, Traits};
+use super::{BufferMask, Channel, Geometry, Image, Traits};
 use crate::sys::storage::Alignment;
 use crate::sys::uring::Ring;
 use crate::sys::zeroes;
@@ -94,6 +94,10 @@ impl Image for RawImage {
 
     fn is_rotational(&self) -> bool {
         self.opened.file.metadata().is_ok_and(|found| probe::is_rotational(&found))
+    }
+
+    fn buffer_mask(&self) -> BufferMask {
+        self.opened.buffer_mask()
     }
 
     fn open_channel(&self, ring: &mut Ring, lane: u16) -> io::Result<Box<dyn Channel>> {

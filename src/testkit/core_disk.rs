@@ -6,11 +6,11 @@
 //! lost for good, as with a page cache that drops dirty pages.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use crate::blkmq::{Busy, Issue, Request};
-use crate::block::{Errno, HctxId, Op, Outcome, Tag};
+use crate::blkmq::{Bios, Busy, Issue, MergeConfig, Request};
+use crate::block::{Errno, HctxId, Op, Outcome, SectorRange, Tag};
 
 /// SplitMix64: small, seeded, the same everywhere.
 #[derive(Debug, Clone)]
@@ -100,6 +100,8 @@ impl Image {
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) request: Request,
+    /// Those that travel together, in sector order; none for a sync.
+    pub(crate) bios: Vec<Tag>,
     pub(crate) due: u64,
     pub(crate) outcome: Outcome,
     /// For a sync: the writes that had completed when it started.
@@ -109,6 +111,13 @@ pub(crate) struct Flight {
 /// What the disk knows of a bio, as the device's slots do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Progress {
+    pub(crate) op: Op,
+    pub(crate) fua: bool,
+    pub(crate) segments: u16,
+    pub(crate) alone: bool,
+    pub(crate) epoch: u64,
+    /// One of its ranges touches a bad sector.
+    pub(crate) bad: bool,
     pub(crate) write: Option<usize>,
     pub(crate) bytes: u64,
     pub(crate) moved: u64,
@@ -131,8 +140,14 @@ pub(crate) struct Disk {
     pub(crate) dsync: bool,
     pub(crate) rng: Rng,
     pub(crate) now: u64,
-    /// Per hctx, the order in which bios were first accepted.
+    /// Per hctx, in the order in which requests were first accepted: the oldest bio of each.
     pub(crate) accepted: BTreeMap<HctxId, Vec<u64>>,
+    /// Per hctx, the bios that were ever accepted.
+    seen: BTreeMap<HctxId, BTreeSet<u64>>,
+    pub(crate) merging: MergeConfig,
+    pub(crate) bad: Option<SectorRange>,
+    /// Requests of several bios that it took.
+    pub(crate) merged: u64,
     /// Most data requests that were ever in flight at once.
     pub(crate) most: usize,
 }
@@ -154,6 +169,10 @@ impl Disk {
             rng: Rng::new(seed),
             now: 0,
             accepted: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            merging: MergeConfig::default(),
+            bad: None,
+            merged: 0,
             most: 0,
         }
     }
@@ -175,16 +194,27 @@ impl Disk {
     }
 
     fn outcome(&mut self, request: &Request, fault: Option<Fault>) -> Outcome {
+        let moves = matches!(request.op, Op::Read(_) | Op::Write(_));
+        let range = request.op.range().unwrap_or_default();
+        let rest = u32::try_from(range.bytes()).expect("small") - request.done;
+        if let Some(bad) = self.bad
+            && touch(range, bad)
+        {
+            // A kernel may also say how far it came, to any byte.
+            let good = (bad.start().0.saturating_sub(range.start().0)) * 512;
+            let good = u32::try_from(good).expect("small").saturating_sub(request.done);
+            let short = moves && good > 0 && self.rng.chance(500);
+            return match u32::try_from(1 + self.rng.below(u64::from(good.max(1)))) {
+                Ok(n) if short => Outcome::Short(n),
+                _ => Outcome::Failed(Errno(libc::EIO)),
+            };
+        }
         match fault {
             Some(Fault::Error) => Outcome::Failed(Errno(libc::EIO)),
             Some(Fault::Again) => Outcome::Again,
-            Some(Fault::Short) if matches!(request.op, Op::Read(_) | Op::Write(_)) => {
-                let bio = &self.bios[&(request.hctx, request.tag)];
-                let rest = bio.bytes - bio.moved;
-                match u32::try_from(rest / 2) {
-                    Ok(n) if n > 0 => Outcome::Short(n),
-                    _ => Outcome::Done,
-                }
+            Some(Fault::Short) if moves && rest > 1 => {
+                let n = 1 + self.rng.below(u64::from(rest) - 1);
+                Outcome::Short(u32::try_from(n).expect("less than the rest"))
             }
             Some(Fault::Short | Fault::Busy | Fault::Delay) | None => Outcome::Done,
         }
@@ -211,26 +241,67 @@ impl Disk {
             }
             return (request, flight.outcome);
         }
-        let bio = self.bios.get_mut(&(request.hctx, request.tag)).expect("the bio is live");
-        match flight.outcome {
-            Outcome::Done => {
-                let range = request.op.range().expect("data has a range").bytes();
-                bio.moved += match request.op {
-                    Op::Read(_) | Op::Write(_) => bio.bytes - bio.moved,
-                    _ => range,
-                };
-                if let Some(w) = bio.write
-                    && bio.moved == bio.bytes
-                {
-                    image.writes[w].completed = true;
-                    image.writes[w].durable |= request.fua;
-                }
+        let all = request.op.range().expect("data has a range").bytes();
+        let done = match flight.outcome {
+            Outcome::Done => all,
+            Outcome::Short(n) => u64::from(request.done + n),
+            Outcome::Failed(_) | Outcome::Again => 0,
+        };
+        let alone = flight.bios.len() == 1;
+        let mut left = done;
+        for tag in &flight.bios {
+            let bio = self.bios.get_mut(&(request.hctx, *tag)).expect("the bio is live");
+            match request.op {
+                // A range of several: the others come by themselves.
+                Op::Discard(_) | Op::WriteZeroes { .. } if alone => bio.moved += done,
+                _ if done > 0 => bio.moved = left.min(bio.bytes),
+                _ => {}
             }
-            Outcome::Short(n) => bio.moved += u64::from(n),
-            Outcome::Failed(_) => bio.failed = true,
-            Outcome::Again => {}
+            left = left.saturating_sub(bio.bytes);
+            // Which of several it was, the answer does not say.
+            bio.failed |= alone && matches!(flight.outcome, Outcome::Failed(_));
+            if let Some(w) = bio.write
+                && bio.moved == bio.bytes
+            {
+                image.writes[w].completed = true;
+                image.writes[w].durable |= request.fua;
+            }
         }
         (request, flight.outcome)
+    }
+
+    /// The bios of a request as I05 wants them.
+    fn check_bios(&self, request: &Request, bios: &[Tag]) {
+        let bio = |tag: &Tag| &self.bios[&(request.hctx, *tag)];
+        let first = bio(&bios[0]);
+        let range = request.op.range().expect("data has a range");
+        if matches!(request.op, Op::Read(_) | Op::Write(_)) {
+            assert_eq!(u64::from(request.done), first.moved, "the core knows how far it came");
+            assert!(first.moved < first.bytes, "who is finished is answered");
+        }
+        if bios.len() == 1 {
+            return;
+        }
+        let mut end = range.start();
+        let mut segments = 0;
+        for (i, tag) in bios.iter().enumerate() {
+            let b = bio(tag);
+            let own = b.op.range().expect("data");
+            assert_eq!(own.start(), end, "I05: no gap");
+            end = own.end();
+            assert_eq!(b.op.with_range(range), request.op, "I05: one operation");
+            assert!(!b.alone, "I05: who is alone stays alone");
+            assert_eq!((b.fua, b.epoch), (first.fua, first.epoch), "I05: durability, flush");
+            assert!(i == 0 || b.moved == 0, "only the first is partly done");
+            segments += b.segments;
+        }
+        assert_eq!(end, range.end(), "the request is its bios");
+        let MergeConfig { max_bytes, max_segments, chunk_bytes, .. } = self.merging;
+        assert!(range.bytes() <= u64::from(max_bytes), "I05: bytes");
+        assert!(segments <= max_segments, "I05: buffers");
+        let chunk = u64::from(chunk_bytes) / 512;
+        let one = chunk == 0 || range.start().0 / chunk == (end.0 - 1) / chunk;
+        assert!(one, "I05: chunk");
     }
 
     /// Flights of a hctx.
@@ -240,35 +311,48 @@ impl Disk {
 }
 
 impl Issue for Disk {
-    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+    fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
         assert!(self.dsync || !request.fua, "nobody promised that: {request:?}");
         let fault = self.fault();
         if self.flights.len() >= self.capacity || fault == Some(Fault::Busy) {
             return Err(Busy);
         }
-        let key = (request.hctx, request.tag);
-        let twice = self.flights.iter().any(|f| (f.request.hctx, f.request.tag) == key);
-        assert!(!twice, "{request:?} is with the disk already");
+        assert_eq!(bios.len(), bios.clone().count(), "a size that can be relied on");
+        let bios: Vec<Tag> = bios.collect();
+        for f in self.flights.iter().filter(|f| f.request.hctx == request.hctx) {
+            let twice = f.request.tag == request.tag || f.bios.iter().any(|t| bios.contains(t));
+            assert!(!twice, "{request:?} is with the disk already");
+        }
         let outcome = self.outcome(request, fault);
         let mut snapshot = Vec::new();
         if request.op == Op::Flush {
+            assert!(bios.is_empty(), "a sync has no data");
             let mut image = self.image.borrow_mut();
             image.syncs_in_flight += 1;
             assert_eq!(image.syncs_in_flight, 1, "I24: one sync per image at a time");
             image.syncs += 1;
             snapshot.extend((0..image.writes.len()).filter(|w| image.writes[*w].completed));
         } else {
-            let bio = &self.bios[&key];
-            let order = self.accepted.entry(request.hctx).or_default();
-            if bio.moved == 0 && !order.contains(&bio.order) {
-                order.push(bio.order);
+            assert!(bios.contains(&request.tag), "the leader is one of them");
+            self.check_bios(request, &bios);
+            self.merged += u64::from(bios.len() > 1);
+            let orders = bios.iter().map(|t| self.bios[&(request.hctx, *t)].order);
+            let seen = self.seen.entry(request.hctx).or_default();
+            let oldest = orders.clone().min().expect("at least one");
+            if orders.filter(|o| seen.insert(*o)).count() == bios.len() {
+                self.accepted.entry(request.hctx).or_default().push(oldest);
             }
             let data = self.flights.iter().filter(|f| f.request.op != Op::Flush).count();
             self.most = self.most.max(data + 1);
         }
         let latency = if fault == Some(Fault::Delay) { 1_000_000 } else { 1 + self.rng.below(200) };
         let due = self.now + latency;
-        self.flights.push(Flight { request: *request, due, outcome, snapshot });
+        self.flights.push(Flight { request: *request, bios, due, outcome, snapshot });
         Ok(())
     }
+}
+
+/// Whether two runs have a sector in common.
+pub(crate) fn touch(a: SectorRange, b: SectorRange) -> bool {
+    a.start() < b.end() && b.start() < a.end()
 }

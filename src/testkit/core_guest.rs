@@ -1,6 +1,7 @@
 //! Who lives in the simulated world: its configuration, and the guests with what they wait for.
 
 use super::core_disk::{Faults, Rng};
+use crate::blkmq::{MergeConfig, MergeSearch};
 use crate::block::{HctxId, Op, SectorRange, Status, Tag};
 
 /// What the world looks like.
@@ -21,6 +22,11 @@ pub(crate) struct Config {
     pub(crate) noop: bool,
     /// Flushes among the bios, in 1000.
     pub(crate) flushes: u64,
+    /// Bios that touch the one before, in 1000.
+    pub(crate) sequential: u64,
+    pub(crate) merging: MergeConfig,
+    /// Every transfer of one of these sectors fails, and nothing else does.
+    pub(crate) bad: Option<SectorRange>,
     /// Duplicate heads, stale completions and rejected heads are mixed in.
     pub(crate) strays: bool,
 }
@@ -41,6 +47,9 @@ impl Config {
             exclusive: true,
             noop: false,
             flushes: 100,
+            sequential: 0,
+            merging: MergeConfig::default(),
+            bad: None,
             strays: true,
         }
     }
@@ -68,9 +77,22 @@ impl Config {
             exclusive: rng.chance(700),
             noop: rng.chance(50),
             flushes: rng.below(300),
+            sequential: rng.below(2) * rng.below(1000),
+            merging: random_merging(&mut rng),
+            bad: None,
             strays: rng.chance(700),
         }
     }
+}
+
+/// Limits from tight to none, and every kind of search.
+fn random_merging(rng: &mut Rng) -> MergeConfig {
+    let max_segments = u16::try_from(2 + rng.below(60)).expect("small");
+    let max_bytes = 512 << rng.below(12);
+    let chunk_bytes = u32::try_from(rng.below(2) * (4096 << rng.below(6))).expect("small");
+    let search = MergeSearch::of_nomerges(u8::try_from(rng.below(3)).expect("small"));
+    let search = search.expect("0 to 2");
+    MergeConfig { search, max_bytes, max_segments, chunk_bytes }
 }
 
 /// A bio that the guest waits for.
@@ -103,6 +125,8 @@ pub(crate) struct Guest {
     pub(crate) rejected: u64,
     pub(crate) sectors: u64,
     pub(crate) frozen: bool,
+    /// Flushes so far: no merge crosses one.
+    pub(super) epoch: u64,
 }
 
 impl Guest {
@@ -121,6 +145,7 @@ impl Guest {
             rejected: 0,
             sectors: 0,
             frozen: false,
+            epoch: 0,
         }
     }
 }

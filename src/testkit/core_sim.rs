@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::core_disk::{Disk, Image, Progress, Rng};
+use super::core_disk::{Disk, Flight, Image, Progress, Rng, touch};
 pub(crate) use super::core_guest::{Config, Guest};
 use super::core_guest::{Live, SeedGuard};
 use crate::blkmq::sched::NoScheduler;
@@ -37,6 +37,9 @@ pub(crate) struct World {
     acked: Vec<usize>,
     /// Rung mailboxes, by thread.
     bells: Vec<u16>,
+    /// The newest range, and one that was left out before it.
+    newest: SectorRange,
+    hole: Option<SectorRange>,
 }
 
 impl World {
@@ -50,6 +53,7 @@ impl World {
             let mut domain = Domain::new(of, Box::new(NoScheduler::new()));
             let gate = Arc::clone(&gate);
             let lane = domain.add_lane(LaneConfig { gate, dsync: config.dsync, weight: 100 });
+            domain.set_merging(lane, config.merging);
             let guests = (0..config.hctxs).map(|_| {
                 let hctx = domain.add_hctx(lane, config.depth).expect("the table has room");
                 Guest::new(hctx, config.depth)
@@ -58,12 +62,14 @@ impl World {
             let seed = config.seed.wrapping_add(u64::from(t) + 1);
             let mut disk = Disk::new(Rc::clone(&image), seed, config.capacity, config.faults);
             disk.dsync = config.dsync;
+            (disk.merging, disk.bad) = (config.merging, config.bad);
             Thread { domain, guests, disk }
         };
         let threads = (0..config.threads).map(thread).collect();
         let rng = Rng::new(config.seed);
         let (acked, bells) = (Vec::new(), Vec::new());
-        World { config, now: 1, rng, gate, image, threads, acked, bells }
+        let newest = SectorRange::default();
+        World { config, now: 1, rng, gate, image, threads, acked, bells, newest, hole: None }
     }
 
     fn nanos(&self) -> Nanos {
@@ -149,7 +155,22 @@ impl World {
 
     fn range(&mut self) -> SectorRange {
         let sectors = 1 + self.rng.below(16);
-        SectorRange::new(Sector(self.rng.below(1 << 16)), sectors, 1 << 20).expect("inside")
+        let at = |start| SectorRange::new(Sector(start), sectors, 1 << 20).expect("inside");
+        if !self.rng.chance(self.config.sequential) {
+            self.newest = at(self.rng.below(1 << 16));
+            return self.newest;
+        }
+        let end = self.newest.end().0 % (1 << 16);
+        self.newest = match self.rng.below(8) {
+            0 | 1 => at(self.newest.start().0.saturating_sub(sectors)),
+            2 => {
+                self.hole = Some(at(end));
+                at(end + sectors)
+            }
+            3 | 4 if self.hole.is_some() => return self.hole.take().expect("there is one"),
+            _ => at(end),
+        };
+        self.newest
     }
 
     fn random_op(&mut self) -> (Op, Vec<SectorRange>) {
@@ -188,16 +209,34 @@ impl World {
         let bytes = bytes + rest.iter().map(|r| r.bytes()).sum::<u64>();
         let write = op.is_write().then(|| self.image.borrow_mut().begin());
         guest.submitted += 1;
+        guest.epoch += u64::from(op == Op::Flush);
+        let segments = u16::try_from(1 + self.rng.below(3)).expect("small");
+        let alone = !rest.is_empty();
         if op != Op::Flush {
             guest.data += 1;
             let order = guest.data;
-            let bio = Progress { write, bytes, moved: 0, failed: false, order };
+            let mut ranges = rest.iter().copied().chain(op.range());
+            let bad = disk.bad.is_some_and(|bad| ranges.any(|r| touch(r, bad)));
+            let (failed, moved, epoch) = (false, 0, guest.epoch);
+            let bio = Progress {
+                op,
+                fua,
+                segments,
+                alone,
+                epoch,
+                bad,
+                write,
+                bytes,
+                moved,
+                failed,
+                order,
+            };
             disk.bios.insert((guest.hctx, tag), bio);
         }
         let covers = self.acked.len();
         guest.live[tag.index()] = Some(Live { op, fua, rest, expect: None, covers, write });
         let hctx = guest.hctx;
-        let bio = Bio { tag, op, fua, class: Class::default() };
+        let bio = Bio { tag, op, fua, class: Class::default(), segments, alone };
         let answer = domain.submit(hctx, bio, now);
         assert_eq!(answer, Ok(()), "a free head is accepted");
         true
@@ -218,6 +257,7 @@ impl World {
     pub(crate) fn complete(&mut self, t: usize, i: usize) {
         let now = self.nanos();
         let thread = &mut self.threads[t];
+        let bios = thread.disk.flights[i].bios.clone();
         let (request, outcome) = thread.disk.finish(i);
         let (hctx, tag, generation) = (request.hctx, request.tag, request.generation);
         let domain = &mut thread.domain;
@@ -225,6 +265,9 @@ impl World {
         assert_eq!(domain.complete(hctx, tag, old, outcome, now), Err(Stale), "I36");
         assert_eq!(domain.in_flight(hctx, tag, old), None, "I36");
         assert_eq!(domain.in_flight(hctx, tag, generation), Some(request), "as it was issued");
+        if request.op != Op::Flush {
+            assert!(domain.bios(hctx, tag).eq(bios.iter().copied()), "and with the same bios");
+        }
         let guest = thread.guests.iter_mut().find(|g| g.hctx == hctx).expect("a guest");
         let live = guest.live[tag.index()].as_mut().expect("I01: only live heads complete");
         let done = if outcome == Outcome::Done && request.op != Op::Flush && !live.rest.is_empty() {
@@ -251,8 +294,9 @@ impl World {
                 break;
             };
             assert!(had, "has_done denied one");
-            let owned =
-                thread.disk.flights.iter().any(|f| (f.request.hctx, f.request.tag) == (hctx, tag));
+            let with = |f: &Flight| f.request.tag == tag || f.bios.contains(&tag);
+            let mut flights = thread.disk.flights.iter().filter(|f| f.request.hctx == hctx);
+            let owned = flights.any(with);
             assert!(!owned, "I32: the kernel still owns {tag:?}");
             let guest = &mut thread.guests[g];
             let live = guest.live[tag.index()].take().expect("I01: a head is answered once");
@@ -295,6 +339,9 @@ impl World {
             return;
         }
         let bio = disk.bios.remove(&(guest.hctx, tag)).expect("the disk knew it");
+        if self.config.bad.is_some() {
+            assert_eq!(status != Status::Ok, bio.bad, "L12: the bad range fails, and only that");
+        }
         if status == Status::Ok {
             assert!(!bio.failed, "I07: the failing bio fails");
             assert_eq!(bio.moved, bio.bytes, "I07: all of it was moved");
@@ -338,7 +385,7 @@ impl World {
         }
         let before = thread.domain.gauges(hctx);
         assert!(!thread.domain.is_free(hctx, tag), "live, or beyond the depth");
-        let bio = Bio { tag, op, fua: false, class: Class::default() };
+        let bio = Bio::new(tag, op);
         assert_eq!(thread.domain.submit(hctx, bio, now), Err(TagBusy), "I02: {tag:?} is live");
         assert_eq!(thread.domain.reject(hctx, tag, Status::Ok), Err(TagBusy), "I02");
         assert_eq!(thread.domain.gauges(hctx), before, "I02: nothing moves");
@@ -442,7 +489,7 @@ impl World {
                 let s = thread.domain.stats(guest.hctx);
                 assert_eq!(s.in_progress(), 0, "I30: nothing in progress at rest");
                 let ops = [s.reads, s.writes, s.discards];
-                let bios: u64 = ops.iter().map(|o| o.ios + o.merges).sum();
+                let bios: u64 = ops.iter().map(|o| o.ios + o.merges).sum(); // M10
                 assert_eq!(bios, guest.data, "I30: every data bio is counted");
                 assert_eq!(s.flush_bios, guest.submitted - guest.data, "I30: flushes");
                 assert_eq!(s.rejected, guest.rejected, "I30: rejected heads");

@@ -185,7 +185,7 @@ impl SimDisk {
 }
 
 /// Vector elements kept for one operation in flight.
-const MAX_BUFS: usize = 32;
+const MAX_BUFS: usize = 256;
 
 impl State {
     fn accept(&mut self, channel: usize, io: &Io<'_>) -> Result<(), Busy> {

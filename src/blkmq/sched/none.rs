@@ -1,7 +1,8 @@
 //! No policy: first in, first out on each hctx, and round-robin over hctxs.
 //!
 //! Rules:
-//! * **N1** On one hctx requests leave in the order in which they came (I08).
+//! * **N1** On one hctx requests leave in the order in which they came (I08). Of two that became
+//!   one, the earlier place stays (M6).
 //! * **N2** Each hctx that has something gets one turn before any other gets its next: with N of
 //!   them, at most N - 1 others go between two of one hctx (I14).
 //! * **N3** While nothing waits a request need not come here at all (direct issue).
@@ -38,6 +39,32 @@ impl Fifo {
         self.head = self.head.wrapping_sub(1) & mask;
         self.tags[self.head] = tag;
         self.len += 1;
+    }
+
+    fn slot(&mut self, i: usize) -> &mut Tag {
+        let mask = self.tags.len() - 1;
+        &mut self.tags[(self.head + i) & mask]
+    }
+
+    /// The place of a tag. Looked for from the end: who is asked for came lately.
+    fn place(&mut self, tag: Tag) -> Option<usize> {
+        (0..self.len).rev().find(|i| *self.slot(*i) == tag)
+    }
+
+    /// `gone` leaves; `into` takes the earlier of the two places.
+    fn absorb(&mut self, gone: Tag, into: Tag) {
+        let Some(gone) = self.place(gone) else { return };
+        let remove = match self.place(into) {
+            Some(at) if at > gone => {
+                *self.slot(gone) = into;
+                at
+            }
+            _ => gone,
+        };
+        for i in remove + 1..self.len {
+            *self.slot(i - 1) = *self.slot(i);
+        }
+        self.len -= 1;
     }
 
     fn pop_front(&mut self) -> Option<Tag> {
@@ -131,6 +158,10 @@ impl Scheduler for NoScheduler {
     }
 
     fn done(&mut self, _item: &Item, _now: Nanos) {}
+
+    fn absorbed(&mut self, gone: &Item, into: &Item) {
+        self.queue(gone.id.hctx).absorb(gone.id.tag, into.id.tag);
+    }
 
     fn drain(&mut self, out: &mut dyn FnMut(Ident)) {
         while let Some(i) = self.waiting.next_from(0) {

@@ -214,14 +214,14 @@ fn two_domains_of_one_thread_may_share_an_index() {
     // the thread itself, and must be passed to both.
     use crate::blkmq::sched::NoScheduler;
     use crate::blkmq::{
-        Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+        Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
     };
-    use crate::block::{Bio, Class, Nanos, Outcome, Status, Tag};
+    use crate::block::{Bio, Nanos, Outcome, Status, Tag};
     use std::sync::Arc;
 
     struct Keep(Vec<Request>);
     impl Issue for Keep {
-        fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+        fn issue(&mut self, request: &Request, _bios: Bios<'_>) -> Result<(), Busy> {
             self.0.push(*request);
             Ok(())
         }
@@ -236,7 +236,7 @@ fn two_domains_of_one_thread_may_share_an_index() {
     };
     let mut domains = [make(), make()];
     let mut disk = Keep(Vec::new());
-    let bio = Bio { tag: Tag(0), op: Op::Flush, fua: false, class: Class::default() };
+    let bio = Bio::new(Tag(0), Op::Flush);
     for domain in &mut domains {
         let hctx = domain.add_hctx(LaneId(0), 1).expect("room");
         domain.submit(hctx, bio, Nanos(1)).expect("a free head");

@@ -38,7 +38,7 @@ fn i01_every_head_completes_once() {
 
 #[test]
 fn i02_a_live_head_cannot_be_claimed_again() {
-    use crate::block::{Bio, Class, Nanos, Outcome, Status, Tag};
+    use crate::block::{Bio, Nanos, Outcome, Status, Tag};
     let config = Config { hctxs: 1, depth: 2, strays: false, ..Config::new(2) };
     let mut world = World::new(config);
     assert!(world.submit(0, 0, write(0), Vec::new()));
@@ -46,7 +46,7 @@ fn i02_a_live_head_cannot_be_claimed_again() {
     let hctx = world.threads[0].guests[0].hctx;
     let Thread { domain, disk, .. } = &mut world.threads[0];
     let refuse = |domain: &mut crate::blkmq::Domain, n: u16| {
-        let bio = Bio { tag: Tag(n), op: read(0), fua: false, class: Class::default() };
+        let bio = Bio::new(Tag(n), read(0));
         let generation = domain.generation(hctx, Tag(n));
         assert_eq!(domain.submit(hctx, bio, Nanos(9)), Err(super::super::TagBusy));
         assert_eq!(domain.generation(hctx, Tag(n)), generation, "the live bio is untouched");
@@ -69,10 +69,10 @@ fn i02_a_live_head_cannot_be_claimed_again() {
     assert_eq!(taken.len(), 2);
     for tag in taken {
         domain.release(hctx, tag);
-        let bio = Bio { tag, op: read(0), fua: false, class: Class::default() };
+        let bio = Bio::new(tag, read(0));
         assert_eq!(domain.submit(hctx, bio, Nanos(12)), Ok(()), "released, so free");
     }
-    let far = Bio { tag: Tag(2), op: read(0), fua: false, class: Class::default() };
+    let far = Bio::new(Tag(2), read(0));
     assert!(domain.submit(hctx, far, Nanos(12)).is_err(), "beyond the depth");
 }
 

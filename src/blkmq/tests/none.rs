@@ -46,6 +46,33 @@ fn what_is_given_back_goes_first() {
 }
 
 #[test]
+fn of_two_that_became_one_the_earlier_place_stays() {
+    // Every pair, at every position of the ring's head.
+    for turn in 0..8u16 {
+        for (gone, into) in (0..5).flat_map(|a| (0..5).map(move |b| (a, b))).filter(|(a, b)| a != b)
+        {
+            let mut s = NoScheduler::new();
+            s.attach(HctxId(0), LaneId(0), 8);
+            for t in 0..turn {
+                s.insert(&item(0, t), Nanos(0));
+                s.next(Nanos(0)).expect("just inserted");
+            }
+            (0..5).for_each(|t| s.insert(&item(0, t), Nanos(0)));
+            s.absorbed(&item(0, gone), &item(0, into));
+            let order: Vec<u16> =
+                std::iter::from_fn(|| s.next(Nanos(0))).map(|i| i.tag.0).collect();
+            let mut want: Vec<u16> = (0..5).collect();
+            if gone < into {
+                want.swap(usize::from(gone), usize::from(into));
+            }
+            want.retain(|t| *t != gone);
+            assert_eq!(order, want, "{gone} into {into}");
+            assert!(!s.has_work(Nanos(0)));
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "a hctx cannot hold more requests than tags")]
 fn more_requests_than_tags_is_a_bug() {
     let mut s = NoScheduler::new();

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use crate::blkmq::sched::{Item, NoScheduler, Scheduler};
 use crate::blkmq::{
-    Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Ident, Issue, LaneConfig, Request,
+    Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Ident, Issue, LaneConfig,
+    MergeSearch, Request,
 };
-use crate::block::{
-    Bio, Class, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag,
-};
+use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag};
 
 /// Takes `room` requests and refuses from then on.
 #[derive(Default)]
@@ -20,7 +19,7 @@ struct Room {
 }
 
 impl Issue for Room {
-    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+    fn issue(&mut self, request: &Request, _bios: Bios<'_>) -> Result<(), Busy> {
         if self.room == 0 {
             self.refused += 1;
             return Err(Busy);
@@ -36,6 +35,8 @@ fn domain_with(scheduler: Box<dyn Scheduler>, hctxs: u16, hw_depth: u32) -> Doma
     let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0 };
     let mut domain = Domain::new(config, scheduler);
     let lane = domain.add_lane(LaneConfig { gate: Arc::new(gate), dsync: true, weight: 100 });
+    // What is issued is what was submitted: bio for bio.
+    domain.set_nomerges(lane, MergeSearch::Off);
     for n in 0..hctxs {
         assert_eq!(domain.add_hctx(lane, 256), Some(HctxId(n)));
     }
@@ -48,7 +49,7 @@ fn domain(hctxs: u16) -> Domain {
 
 fn write(tag: u16) -> Bio {
     let range = SectorRange::new(Sector(u64::from(tag) * 8), 8, 1 << 20).expect("inside");
-    Bio { tag: Tag(tag), op: Op::Write(range), fua: false, class: Class::default() }
+    Bio::new(Tag(tag), Op::Write(range))
 }
 
 fn submit(domain: &mut Domain, hctx: u16, tags: std::ops::Range<u16>) {
@@ -241,7 +242,7 @@ fn a_leftover_of_one_queue_does_not_hold_up_anothers() {
     /// Refuses one hctx only, as a spent bounce pool would.
     struct Partial(u16, Vec<Request>);
     impl Issue for Partial {
-        fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+        fn issue(&mut self, request: &Request, _bios: Bios<'_>) -> Result<(), Busy> {
             if request.hctx.0 == self.0 {
                 return Err(Busy);
             }
@@ -295,7 +296,7 @@ fn again_without_progress_ends_as_an_error() {
 fn a_sync_that_never_starts_fails_and_latches() {
     let mut domain = domain(1);
     let mut disk = Room { room: 1000, ..Room::default() };
-    let flush = Bio { tag: Tag(0), op: Op::Flush, fua: false, class: Class::default() };
+    let flush = Bio::new(Tag(0), Op::Flush);
     domain.submit(HctxId(0), flush, Nanos(1)).expect("a free head");
     for _ in 0..=100 {
         assert!(domain.wants_run(Nanos(9)));
@@ -314,7 +315,7 @@ fn a_bio_of_several_ranges_is_issued_range_by_range() {
     let mut disk = Room { room: 10, ..Room::default() };
     let range = |s| SectorRange::new(Sector(s), 4, 1 << 20).expect("inside");
     let op = Op::WriteZeroes { range: range(0), unmap: true };
-    let bio = Bio { tag: Tag(3), op, fua: false, class: Class::default() };
+    let bio = Bio::new(Tag(3), op);
     domain.submit(HctxId(0), bio, Nanos(1)).expect("a free head");
     domain.run(Nanos(1), &mut disk);
     let r = disk.taken[0];
@@ -334,7 +335,7 @@ fn write_through_asks_for_durable_writes_only() {
     let range = SectorRange::new(Sector(0), 4, 1 << 20).expect("inside");
     let ops = [Op::Read(range), Op::Write(range), Op::Discard(range)];
     for (tag, op) in (0..).zip(ops) {
-        let bio = Bio { tag: Tag(tag), op, fua: true, class: Class::default() };
+        let bio = Bio { fua: true, ..Bio::new(Tag(tag), op) };
         domain.submit(HctxId(0), bio, Nanos(1)).expect("a free head");
     }
     domain.run(Nanos(1), &mut disk);

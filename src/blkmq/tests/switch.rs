@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::blkmq::sched::{Kind, NoScheduler, Scheduler};
 use crate::blkmq::{
-    Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+    Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
 };
-use crate::block::{Bio, Class, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
+use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
 use crate::testkit::core_disk::Rng;
 use crate::testkit::core_sim::{Config, World};
 
@@ -61,7 +61,7 @@ struct Rooms {
 }
 
 impl Issue for Rooms {
-    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+    fn issue(&mut self, request: &Request, _bios: Bios<'_>) -> Result<(), Busy> {
         let room = &mut self.room[self.of[request.hctx.index()]];
         *room = room.checked_sub(1).ok_or(Busy)?;
         self.taken.push((request.hctx.0, request.tag.0));
@@ -84,7 +84,7 @@ fn two_disks(scheduler: Box<dyn Scheduler>, hw_depth: u32) -> Domain {
 fn submit(domain: &mut Domain, hctx: u16, tags: std::ops::Range<u16>) {
     for tag in tags {
         let range = SectorRange::new(Sector(u64::from(tag) * 64), 8, 1 << 20).expect("inside");
-        let bio = Bio { tag: Tag(tag), op: Op::Read(range), fua: false, class: Class::default() };
+        let bio = Bio::new(Tag(tag), Op::Read(range));
         domain.submit(HctxId(hctx), bio, Nanos(1)).expect("free");
     }
 }

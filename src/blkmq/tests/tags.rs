@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 
 fn bio(tag: u16) -> Bio {
-    Bio { tag: Tag(tag), op: Op::Flush, fua: false, class: Class::default() }
+    Bio::new(Tag(tag), Op::Flush)
 }
 
 #[test]
@@ -39,20 +39,22 @@ fn only_the_edges_of_the_picture_exist() {
         State::FlushWait,
         State::InFlight,
         State::Syncing,
+        State::Merged,
         State::Done,
         State::Taken,
     ];
     // A row per state, in the order above: what it leads to.
     let rows = [
-        "010010010",
-        "001101000",
-        "000101000",
-        "000001000",
-        "000000110",
-        "000110010",
-        "000010010",
-        "000000001",
-        "100000000",
+        "0100100010",
+        "0011010100",
+        "0001010100",
+        "0000010000",
+        "0000001010",
+        "0001100110",
+        "0000100010",
+        "0001100010",
+        "0000000001",
+        "1000000000",
     ];
     for (from, row) in ALL.iter().zip(rows) {
         for (to, edge) in ALL.iter().zip(row.chars()) {
@@ -74,6 +76,8 @@ enum Step {
     Back(u16),
     Front(u16),
     Pop,
+    /// All of the other list goes before this one.
+    Prepend,
 }
 
 proptest! {
@@ -84,6 +88,7 @@ proptest! {
                 (0u16..20).prop_map(Step::Back),
                 (0u16..20).prop_map(Step::Front),
                 Just(Step::Pop),
+                Just(Step::Prepend),
             ],
             0..200,
         )
@@ -103,6 +108,13 @@ proptest! {
                 Step::Front(t) => {
                     tags.push_front(&mut lists[n], Tag(t));
                     model[n].push_front(t);
+                }
+                Step::Prepend => {
+                    let other = std::mem::replace(&mut lists[1 - n], TagList::EMPTY);
+                    tags.prepend(other, &mut lists[n]);
+                    let mut first = std::mem::take(&mut model[1 - n]);
+                    first.append(&mut model[n]);
+                    model[n] = first;
                 }
                 Step::Pop => {
                     let got = tags.pop_front(&mut lists[n]).map(|t| t.0);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::blkmq::sched::NoScheduler;
 use crate::blkmq::{
-    Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+    Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
 };
-use crate::block::{Bio, Class, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
+use crate::block::{Bio, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
 use crate::testkit::alloc::allocations;
 
 /// Takes everything up to a fixed number, without allocating.
@@ -16,7 +16,7 @@ struct Fixed {
 }
 
 impl Issue for Fixed {
-    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+    fn issue(&mut self, request: &Request, _bios: Bios<'_>) -> Result<(), Busy> {
         if self.held.len() == self.room {
             return Err(Busy);
         }
@@ -26,7 +26,7 @@ impl Issue for Fixed {
 }
 
 fn bio(tag: u16, op: Op) -> Bio {
-    Bio { tag: Tag(tag), op, fua: false, class: Class::default() }
+    Bio::new(Tag(tag), op)
 }
 
 fn domain(hctxs: u16) -> Domain {

@@ -4,12 +4,14 @@
 use std::io;
 use std::sync::Arc;
 
+use super::gather::Gather;
 use super::queue::Queue;
-use crate::blkmq::{Busy, Domain, Issue, LaneConfig, Request};
+use crate::blkmq::{Bios, Busy, Domain, Issue, LaneConfig, Request};
 use crate::block::{HctxId, LaneId, Nanos, Op, Outcome};
 use crate::device::Disk;
 use crate::device::mailbox::DiskId;
 use crate::image::{self, Channel, Io, IoDone, Verb};
+use crate::sys::guest::GuestBuf;
 use crate::sys::token::IoKey;
 use crate::sys::uring::Ring;
 
@@ -28,12 +30,13 @@ pub(super) struct Lanes {
     lanes: Vec<Lane>,
     /// Slot of each hctx in the thread's table of queues.
     slot_of: Vec<u16>,
+    gather: Gather,
 }
 
 impl Lanes {
     /// No disks yet.
     pub(super) fn new(domain: Domain) -> Lanes {
-        Lanes { domain, lanes: Vec::new(), slot_of: Vec::new() }
+        Lanes { domain, lanes: Vec::new(), slot_of: Vec::new(), gather: Gather::new() }
     }
 
     /// Where the disk of this number is, if it is here.
@@ -72,8 +75,8 @@ impl Lanes {
 
     /// Dispatches what the core wants to dispatch, and collects what finished at once.
     pub(super) fn run(&mut self, queues: &mut Queues, ring: &mut Ring, now: Nanos) {
-        let Lanes { domain, lanes, slot_of } = self;
-        domain.run(now, &mut Issuer { lanes, ring, queues, slot_of });
+        let Lanes { domain, lanes, slot_of, gather } = self;
+        domain.run(now, &mut Issuer { lanes, ring, queues, slot_of, gather });
     }
 
     /// Takes in what the channels finished without the ring. Returns whether there was anything.
@@ -96,7 +99,11 @@ impl Lanes {
         let Some(request) = self.domain.in_flight(queue.hctx, key.tag, key.generation) else {
             return;
         };
-        let io = io_for(&request, queue, key.slot);
+        let mut io = io_for(&request, key.slot, &[]);
+        if u32::try_from(res).is_ok_and(|got| got < io.bytes) {
+            let bios = self.domain.bios(queue.hctx, key.tag);
+            io.bufs = self.gather.for_completion(&queue.slots, bios, request.done);
+        }
         let outcome = self.lanes[queue.lane.index()].channel.finish(&io, res);
         self.complete(queues, IoDone { key, outcome }, now);
     }
@@ -127,7 +134,7 @@ impl Lanes {
         }
     }
 
-    /// Tells the core how an operation ended, after the slot has taken note of its progress.
+    /// Tells the core how an operation ended.
     fn complete(&mut self, queues: &mut Queues, done: IoDone, now: Nanos) {
         let key = done.key;
         let Some(queue) = queues.get_mut(usize::from(key.slot)).and_then(Option::as_mut) else {
@@ -139,36 +146,35 @@ impl Lanes {
         // Stale completions were filtered out above: the request is with the kernel under this key,
         // so the core takes both answers.
         let (hctx, tag, generation) = (queue.hctx, key.tag, key.generation);
-        match (request.op, done.outcome) {
-            (Op::Read(_) | Op::Write(_), Outcome::Short(n)) => queue.slots.advance(tag, n),
-            (Op::Discard(_) | Op::WriteZeroes { .. }, Outcome::Done) => {
-                // A discard with another range to go is not finished when this one is.
-                let more = queue.slots.next_range(tag);
-                if let Some(next) = queue.slots.range(tag).filter(|_| more) {
-                    let _ = self.domain.rest(hctx, tag, generation, next);
-                    return;
-                }
+        if let (Op::Discard(_) | Op::WriteZeroes { .. }, Outcome::Done) = (request.op, done.outcome)
+        {
+            // A discard with another range to go is not finished when this one is.
+            let more = queue.slots.next_range(tag);
+            if let Some(next) = queue.slots.range(tag).filter(|_| more) {
+                let _ = self.domain.rest(hctx, tag, generation, next);
+                return;
             }
-            _ => {}
         }
         let _ = self.domain.complete(hctx, tag, generation, done.outcome, now);
     }
 }
 
-/// What the image is asked for a request: the part of the bio that is not done yet.
-fn io_for<'q>(request: &Request, queue: &'q Queue, slot: u16) -> Io<'q> {
+/// What the image is asked for a request: the part that is not done yet. `bufs` are its buffers.
+fn io_for<'b>(request: &Request, slot: u16, bufs: &'b [GuestBuf]) -> Io<'b> {
     let tag = request.tag;
     let key = IoKey { slot, tag, generation: request.generation };
     let plain = |verb| Io { key, verb, bufs: &[], bytes: 0 };
     match request.op {
         Op::Read(range) | Op::Write(range) => {
-            let bytes = queue.slots.bytes(tag);
-            let offset = range.byte_offset() + (range.bytes() - u64::from(bytes));
+            let done = u64::from(request.done);
+            let offset = range.byte_offset() + done;
+            // It fits: one bio moves less than 2 GiB, and merging makes no longer request.
+            let bytes = u32::try_from(range.bytes() - done).unwrap_or(u32::MAX);
             let verb = match request.op {
                 Op::Read(_) => Verb::Read { offset },
                 _ => Verb::Write { offset, dsync: request.fua },
             };
-            Io { key, verb, bufs: queue.slots.bufs(tag), bytes }
+            Io { key, verb, bufs, bytes }
         }
         Op::Flush => plain(Verb::Sync),
         Op::Discard(range) => {
@@ -186,13 +192,22 @@ struct Issuer<'a> {
     ring: &'a mut Ring,
     queues: &'a mut Queues,
     slot_of: &'a [u16],
+    gather: &'a mut Gather,
 }
 
 impl Issue for Issuer<'_> {
-    fn issue(&mut self, request: &Request) -> Result<(), Busy> {
+    fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
         let slot = self.slot_of[request.hctx.index()];
         let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
-        let io = io_for(request, queue, slot);
+        let slots = &queue.slots;
+        let bufs = if request.done == 0 && bios.len() <= 1 {
+            slots.bufs(request.tag)
+        } else if self.gather.prepare(self.ring) {
+            self.gather.for_submission(slots, bios, request.done)
+        } else {
+            return Err(Busy);
+        };
+        let io = io_for(request, slot, bufs);
         self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
     }
 }

@@ -28,6 +28,7 @@
 //! * T4 A queue goes back to control only when the core holds nothing of it (L6). The generation
 //!   of guest memory that its buffers lie in is held by the ring until then (L3).
 
+mod gather;
 mod lane;
 mod queue;
 #[cfg(test)]

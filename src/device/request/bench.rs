@@ -18,6 +18,7 @@ pub(super) const RULES: Rules = Rules {
     discard: true,
     write_zeroes: true,
     unmap: true,
+    buffers: BufferMask { addr: 0, len: 0 },
     serial: SERIAL,
 };
 pub(super) const READ_ONLY: Rules = Rules { read_only: true, ..RULES };

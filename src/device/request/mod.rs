@@ -26,6 +26,7 @@ use super::config_space::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS};
 use super::slots::{MAX_RANGES, MAX_SEGMENTS, Slots};
 use super::virtqueue::{Chain, ChainError, MAX_PIECES, VirtQueue};
 use crate::block::{Bio, Class, Op, SECTOR_SIZE, Sector, SectorRange, Status, Tag};
+use crate::image::BufferMask;
 use crate::sys::guest::{GuestBuf, GuestMemory};
 
 /// Most bytes of one transfer: what Linux moves in one system call (MAX_RW_COUNT).
@@ -107,6 +108,8 @@ pub struct Rules {
     discard: bool,
     write_zeroes: bool,
     unmap: bool,
+    /// Buffers that the image does not take as they are make a bio travel alone.
+    buffers: BufferMask,
     serial: [u8; 20],
 }
 
@@ -124,6 +127,7 @@ impl Rules {
             discard: has(VIRTIO_BLK_F_DISCARD),
             write_zeroes: has(VIRTIO_BLK_F_WRITE_ZEROES),
             unmap: disk.unmap,
+            buffers: disk.image.buffer_mask(),
             serial: disk.serial,
         }
     }
@@ -133,6 +137,13 @@ impl Rules {
     #[must_use]
     pub const fn write_through(&self, writeback: bool) -> bool {
         !(writeback && self.flush)
+    }
+
+    /// How many buffers a bio brings, and whether it has to travel alone because of them. There are
+    /// at most [`MAX_SEGMENTS`].
+    #[inline]
+    fn shape(&self, data: &[GuestBuf]) -> (u16, bool) {
+        (u16::try_from(data.len()).unwrap_or(u16::MAX), !self.buffers.takes(data))
     }
 
     #[inline]
@@ -220,9 +231,16 @@ pub fn parse(
 /// whole verdict (its bytes are stored one by one and loaded as a block, which no store buffer
 /// forwards).
 #[inline(always)]
-fn bio(tag: Tag, header: &Header, rules: &Rules, writeback: bool, op: Op) -> Parsed {
+fn bio(
+    tag: Tag,
+    header: &Header,
+    rules: &Rules,
+    writeback: bool,
+    op: Op,
+    (segments, alone): (u16, bool),
+) -> Parsed {
     let fua = op.is_write() && rules.write_through(writeback);
-    Parsed::Bio(Bio { tag, op, fua, class: class_of(header.ioprio) })
+    Parsed::Bio(Bio { tag, op, fua, class: class_of(header.ioprio), segments, alone })
 }
 
 #[inline]
@@ -231,15 +249,21 @@ fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mu
     match header.kind {
         VIRTIO_BLK_T_IN => match read(chain, tag, &header, rules, slots) {
             Ok(range) if range.is_empty() => Parsed::Nothing,
-            Ok(range) => bio(tag, &header, rules, writeback, Op::Read(range)),
+            Ok(range) => {
+                let shape = rules.shape(chain.writable());
+                bio(tag, &header, rules, writeback, Op::Read(range), shape)
+            }
             Err(reject) => Parsed::Reject(reject),
         },
         VIRTIO_BLK_T_OUT => match write(chain, tag, &header, rules, slots) {
             Ok(range) if range.is_empty() => Parsed::Nothing,
-            Ok(range) => bio(tag, &header, rules, writeback, Op::Write(range)),
+            Ok(range) => {
+                let shape = rules.shape(chain.readable());
+                bio(tag, &header, rules, writeback, Op::Write(range), shape)
+            }
             Err(reject) => Parsed::Reject(reject),
         },
-        VIRTIO_BLK_T_FLUSH => bio(tag, &header, rules, writeback, Op::Flush),
+        VIRTIO_BLK_T_FLUSH => bio(tag, &header, rules, writeback, Op::Flush, (0, false)),
         VIRTIO_BLK_T_GET_ID => {
             get_id(chain, tag, &rules.serial, slots);
             Parsed::GetId
@@ -247,7 +271,8 @@ fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mu
         VIRTIO_BLK_T_DISCARD if rules.discard => {
             match segments(chain, tag, rules, MAX_DISCARD_SECTORS, 0, slots) {
                 Ok((Some(range), _)) if rules.unmap => {
-                    bio(tag, &header, rules, writeback, Op::Discard(range))
+                    let shape = (0, slots.has_more_ranges(tag));
+                    bio(tag, &header, rules, writeback, Op::Discard(range), shape)
                 }
                 Ok(_) => Parsed::Nothing,
                 Err(reject) => Parsed::Reject(reject),
@@ -258,7 +283,8 @@ fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mu
             match segments(chain, tag, rules, MAX_WRITE_ZEROES_SECTORS, known, slots) {
                 Ok((Some(range), common)) => {
                     let unmap = rules.unmap && common & known != 0;
-                    bio(tag, &header, rules, writeback, Op::WriteZeroes { range, unmap })
+                    let shape = (0, slots.has_more_ranges(tag));
+                    bio(tag, &header, rules, writeback, Op::WriteZeroes { range, unmap }, shape)
                 }
                 Ok((None, _)) => Parsed::Nothing,
                 Err(reject) => Parsed::Reject(reject),

@@ -84,7 +84,10 @@ proptest! {
         for ((request, verdict), framing) in requests {
             let (tag, parsed) = bench.send(&request, &framing, &RULES);
             let want = match verdict {
-                Ok(Some(op)) => Parsed::Bio(Bio { tag, op, fua: false, class: Class::BestEffort }),
+                Ok(Some(op)) => {
+                    let segments = u16::try_from(bench.slots.bufs(tag).len()).expect("few");
+                    Parsed::Bio(Bio { segments, ..Bio::new(tag, op) })
+                }
                 Ok(None) => Parsed::Nothing,
                 Err(reject) => Parsed::Reject(reject),
             };

@@ -32,7 +32,7 @@ fn a_read_is_a_bio_and_its_data_reaches_the_guest() {
     let request = Request::read(8, 1024).with_ioprio(1 << 13);
     let (tag, parsed) = bench.send(&request, &Framing::plain(&request), &RULES);
     let op = Op::Read(range(8, 2));
-    assert_eq!(parsed, Parsed::Bio(Bio { tag, op, fua: false, class: Class::RealTime }));
+    assert_eq!(parsed, Parsed::Bio(Bio { class: Class::RealTime, ..Bio::new(tag, op) }));
     assert_eq!((bench.slots.bytes(tag), bench.slots.bufs(tag).len()), (1024, 1));
     let data: Vec<u8> = (0..=255).cycle().take(1024).collect();
     bench.slots.bufs(tag)[0].copy_from(&data);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::Opened;
 use super::ladder::{Ladder, Next, Task, Way, outcome};
 use crate::block::{Errno, Outcome};
-use crate::image::{Busy, Channel, Io, IoDone, Verb};
+use crate::image::{BufferMask, Busy, Channel, Io, IoDone, Verb};
 use crate::sys::bounce::{BouncePool, pieces};
 use crate::sys::guest::GuestBuf;
 use crate::sys::token::{IoKey, Token};
@@ -62,7 +62,7 @@ struct Bounce {
     pool: BouncePool,
     lists: Box<[Vec<GuestBuf>]>,
     free: Vec<usize>,
-    memory_mask: usize,
+    mask: BufferMask,
     block: u32,
 }
 
@@ -85,7 +85,7 @@ impl Bounce {
             pool,
             lists: (0..BOUNCE_BUFS).map(|_| list()).collect(),
             free: (0..BOUNCE_BUFS).rev().collect(),
-            memory_mask: memory as usize - 1,
+            mask: mask(memory, block),
             block,
         })
     }
@@ -93,12 +93,13 @@ impl Bounce {
     /// Whether direct I/O takes these buffers as they are.
     #[inline]
     fn fits(&self, bufs: &[GuestBuf]) -> bool {
-        let length_mask = self.block as usize - 1;
-        let odd = bufs
-            .iter()
-            .fold(0, |odd, b| odd | (b.addr().addr() & self.memory_mask) | (b.len() & length_mask));
-        odd == 0
+        self.mask.takes(bufs)
     }
+}
+
+/// Addresses in units of `memory`, lengths in units of `block`: both powers of two.
+const fn mask(memory: u32, block: u32) -> BufferMask {
+    BufferMask { addr: memory as usize - 1, len: block as usize - 1 }
 }
 
 impl RawChannel {
@@ -362,6 +363,11 @@ impl Channel for RawChannel {
 }
 
 impl Opened {
+    /// What direct I/O asks of buffers; nothing with the page cache.
+    pub(super) fn buffer_mask(&self) -> BufferMask {
+        self.alignment.map_or_else(BufferMask::default, |a| mask(a.memory, a.offset))
+    }
+
     /// The part of `got` bytes after which a transfer can go on (C4).
     fn in_blocks(&self, got: u64) -> u64 {
         self.alignment.map_or(got, |a| got - got % u64::from(a.offset))
