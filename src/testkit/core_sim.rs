@@ -40,6 +40,8 @@ pub(crate) struct World {
     /// The newest range, and one that was left out before it.
     newest: SectorRange,
     hole: Option<SectorRange>,
+    /// The newest operation.
+    kind: u64,
 }
 
 impl World {
@@ -69,7 +71,19 @@ impl World {
         let rng = Rng::new(config.seed);
         let (acked, bells) = (Vec::new(), Vec::new());
         let newest = SectorRange::default();
-        World { config, now: 1, rng, gate, image, threads, acked, bells, newest, hole: None }
+        World {
+            config,
+            now: 1,
+            rng,
+            gate,
+            image,
+            threads,
+            acked,
+            bells,
+            newest,
+            hole: None,
+            kind: 0,
+        }
     }
 
     fn nanos(&self) -> Nanos {
@@ -180,7 +194,10 @@ impl World {
         let range = self.range();
         let more = self.rng.index(3);
         let rest: Vec<SectorRange> = (0..more).map(|_| self.range()).collect();
-        match self.rng.below(10) {
+        if !self.rng.chance(self.config.sequential) {
+            self.kind = self.rng.below(10);
+        }
+        match self.kind {
             0..=3 => (Op::Read(range), Vec::new()),
             4..=7 => (Op::Write(range), Vec::new()),
             8 => (Op::Discard(range), rest),

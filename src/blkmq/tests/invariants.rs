@@ -2,6 +2,7 @@
 //! I32 and I36 at every step; each test here aims it at one of them and asserts that the aim was
 //! met, so that none passes for want of an opportunity.
 
+use crate::blkmq::{MergeConfig, MergeSearch};
 use crate::block::{Op, Sector, SectorRange};
 use crate::testkit::core_disk::{Faults, Rng};
 use crate::testkit::core_sim::{Config, Thread, World};
@@ -121,6 +122,7 @@ fn i08_none_keeps_the_order_of_each_queue() {
             hw_depth: 4,
             flushes: 0,
             strays: false,
+            merging: MergeConfig { search: MergeSearch::Off, ..MergeConfig::default() },
             ..Config::new(seed)
         };
         let world = World::play(config, 300);

@@ -39,6 +39,30 @@ fn nobody_notices(fault: Fault) {
     }
 }
 
+/// The same, where most requests are merged ones.
+fn nobody_notices_when_merged(fault: Fault) {
+    let config = Config { sequential: 950, flushes: 40, depth: 24, ..config(false) };
+    let mut errors = 0;
+    for k in 0..operations(config) {
+        let world = play(config, k, fault);
+        errors += world.total(|g| g.data_errors);
+        if fault == Fault::Error {
+            assert!(world.total(|g| g.data_errors) <= 1, "one bio at most, at {k}");
+        } else {
+            assert_eq!(world.total(|g| g.errors), 0, "{fault:?} at {k}");
+        }
+    }
+    // A request that was merged is tried again in pieces, and those go well.
+    assert!(fault != Fault::Error || errors > 0, "some travelled alone");
+}
+
+#[test]
+fn the_kth_operation_of_a_merging_world_goes_wrong() {
+    for fault in [Fault::Short, Fault::Again, Fault::Busy, Fault::Error] {
+        nobody_notices_when_merged(fault);
+    }
+}
+
 #[test]
 fn the_kth_operation_is_short() {
     nobody_notices(Fault::Short);

@@ -4,6 +4,7 @@
 mod flush;
 mod invariants;
 mod kth;
+mod merging;
 mod scenes;
 mod switch;
 mod warm;
