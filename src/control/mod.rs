@@ -21,6 +21,7 @@
 //! flight, a log of dirty pages) stands beside [`memory`] and changes in the same way: at rest,
 //! between the last answer of a drained ring and its next start.
 
+pub mod admin;
 pub mod config;
 mod handler;
 pub mod memory;
