@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "device::config_space",
             "device::virtqueue::RingSetup",
             "device::MAX_QUEUES",
+            "device::tuning",
             "blkmq::limits",
             "blkmq::sched",
             "blkmq::stats",

@@ -434,6 +434,15 @@ impl Domain {
         &self.table.get(id).stats
     }
 
+    /// How many bios of a hctx were submitted (or rejected) and not yet released.
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[must_use]
+    pub fn claimed(&self, id: HctxId) -> u16 {
+        self.table.get(id).claimed()
+    }
+
     /// How many bios of a hctx are in each stage.
     ///
     /// # Panics

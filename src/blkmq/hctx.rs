@@ -136,6 +136,11 @@ impl Hctx {
         self.tags.count(State::Free) == self.depth
     }
 
+    /// Heads that are not the guest's.
+    pub(super) fn claimed(&self) -> u16 {
+        self.depth - self.tags.count(State::Free)
+    }
+
     /// The stages as numbers.
     pub(super) fn gauges(&self) -> Gauges {
         let count = |state| self.tags.count(state);

@@ -19,6 +19,7 @@ use super::rings::Rings;
 use crate::blkmq::sched::{BuildError, Kind};
 use crate::device::Disk;
 use crate::device::mailbox::{DiskId, Mailbox, ThreadGone};
+use crate::device::tuning::PoolTuning;
 
 /// Why a pool could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,8 @@ pub enum PoolError {
 #[derive(Debug)]
 struct State {
     kind: Kind,
+    /// As the operator wants it; `None` leaves it to the scheduler.
+    hw_depth: Option<u32>,
     /// The rings of every session, of all disks.
     rings: Vec<Weak<Mutex<Rings>>>,
 }
@@ -47,6 +50,7 @@ struct State {
 pub struct Pool {
     mailboxes: Vec<Mailbox>,
     rotational: bool,
+    tuning: Arc<PoolTuning>,
     state: Mutex<State>,
 }
 
@@ -59,8 +63,8 @@ impl Pool {
     #[must_use]
     pub fn new(mailboxes: Vec<Mailbox>, rotational: bool) -> Pool {
         assert!(!mailboxes.is_empty(), "a pool has at least one thread");
-        let state = State { kind: Kind::None, rings: Vec::new() };
-        Pool { mailboxes, rotational, state: Mutex::new(state) }
+        let state = State { kind: Kind::None, hw_depth: None, rings: Vec::new() };
+        Pool { mailboxes, rotational, tuning: Arc::default(), state: Mutex::new(state) }
     }
 
     /// The threads, by number.
@@ -139,7 +143,7 @@ impl Pool {
         if !kind.gathers() && before.gathers() {
             self.place(&mut state, kind)?;
         }
-        Ok(())
+        self.adjust_depth(&state)
     }
 
     /// Moves every queue to the thread where it belongs under this scheduler (P3).
@@ -175,15 +179,38 @@ impl Pool {
         Ok(answer)
     }
 
-    /// Changes a disk's share of the pool: 1 to 1000.
+    /// What can be tuned of the pool.
+    #[must_use]
+    pub fn tuning(&self) -> &Arc<PoolTuning> {
+        &self.tuning
+    }
+
+    /// Has all threads look at the tuning of pool and disks.
     ///
     /// # Errors
     /// [`PoolError::Thread`].
-    pub fn set_weight(&self, disk: DiskId, weight: u16) -> Result<(), PoolError> {
+    pub fn retune(&self) -> Result<(), PoolError> {
         for mailbox in &self.mailboxes {
-            mailbox.set_weight(disk, weight)?;
+            mailbox.retune()?;
         }
         Ok(())
+    }
+
+    /// Sets how many requests the pool may have in flight; `None` for what its scheduler thinks
+    /// best, 0 for any number.
+    ///
+    /// # Errors
+    /// [`PoolError::Thread`].
+    pub fn set_hw_depth(&self, depth: Option<u32>) -> Result<(), PoolError> {
+        let mut state = self.state();
+        state.hw_depth = depth;
+        self.adjust_depth(&state)
+    }
+
+    fn adjust_depth(&self, state: &State) -> Result<(), PoolError> {
+        let depth = state.hw_depth.unwrap_or_else(|| state.kind.hw_depth(self.rotational));
+        self.tuning.set_hw_depth(depth);
+        self.retune()
     }
 }
 

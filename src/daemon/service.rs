@@ -14,12 +14,13 @@ use super::DaemonError;
 use super::control_loop::Serve;
 use super::threads::{QueueThreads, mailboxes};
 use crate::blkmq::{FlushGate, FlushPolicy};
-use crate::config::{Config, DiskConfig, PoolConfig};
+use crate::config::{Config, DiskConfig};
 use crate::control::pool::Pool;
 use crate::control::{Limits, Session};
 use crate::device::Disk;
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, Mailbox};
+use crate::device::tuning::DiskTuning;
 use crate::image::{self, Image, OpenOptions};
 
 /// A disk that is being served.
@@ -52,8 +53,9 @@ impl Service {
             let (mailboxes, inboxes) = mailboxes(pool.threads)?;
             let shared = Pool::new(mailboxes.clone(), pool.rotational.unwrap_or(seeks));
             let shared = Arc::new(shared);
+            shared.tuning().set_nomerges(pool.nomerges);
             for (id, (config, image)) in members {
-                let disk = Arc::new(disk(DiskId(id), config, pool, image, &mailboxes));
+                let disk = Arc::new(disk(DiskId(id), config, &shared, image));
                 let limits =
                     Limits { num_queues: config.num_queues, max_queue_size: config.queue_size };
                 service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits });
@@ -62,6 +64,7 @@ impl Service {
             let scheduler = &pool.scheduler;
             shared
                 .set_scheduler(&scheduler.name, &scheduler.tunables)
+                .and_then(|()| shared.set_hw_depth(pool.hw_depth))
                 .map_err(|e| DaemonError::Pool(pool.name.clone(), e))?;
         }
         // The order of the configuration is that of the disks' numbers.
@@ -149,14 +152,9 @@ fn open(config: &DiskConfig) -> Result<Arc<dyn Image>, DaemonError> {
     Ok(image::open(&config.blk_file, &options)?)
 }
 
-fn disk(
-    id: DiskId,
-    config: &DiskConfig,
-    pool: &PoolConfig,
-    image: &Arc<dyn Image>,
-    mailboxes: &[Mailbox],
-) -> Disk {
+fn disk(id: DiskId, config: &DiskConfig, pool: &Pool, image: &Arc<dyn Image>) -> Disk {
     let (geometry, traits) = (image.geometry(), image.traits());
+    let threads = u16::try_from(pool.mailboxes().len()).expect("as many as were asked for");
     let policy = FlushPolicy { exclusive: traits.exclusive, noop: traits.flush_is_noop };
     Disk {
         id,
@@ -165,10 +163,11 @@ fn disk(
         image: Arc::clone(image),
         serial: config.serial,
         writeback: AtomicBool::new(config.cache.initial_writeback()),
-        flush: Arc::new(FlushGate::new(pool.threads, policy)),
-        bells: mailboxes.iter().map(Mailbox::bell).collect(),
+        flush: Arc::new(FlushGate::new(threads, policy)),
+        bells: pool.mailboxes().iter().map(Mailbox::bell).collect(),
         unmap: config.unmap,
-        weight: config.weight,
+        tuning: DiskTuning::new(config.weight, config.nr_requests),
+        pool: Arc::clone(pool.tuning()),
     }
 }
 

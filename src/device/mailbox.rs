@@ -76,8 +76,8 @@ pub enum Command {
     SetScheduler(Box<dyn Scheduler>, SyncSender<Box<dyn Scheduler>>),
     /// Set (or read, without a value) a tunable of the scheduler.
     Tune(String, Option<String>, SyncSender<Result<String, BadTunable>>),
-    /// Give the disk this share of its pool (1 to 1000).
-    SetWeight(DiskId, u16),
+    /// Look at what can be tuned: something has changed.
+    Retune,
     /// Finish everything, then end the thread.
     Exit,
 }
@@ -91,7 +91,7 @@ impl fmt::Debug for Command {
             Command::SetErr(d, q, _) => write!(f, "SetErr({d:?}, {q:?})"),
             Command::SetScheduler(s, _) => write!(f, "SetScheduler({})", s.name()),
             Command::Tune(name, value, _) => write!(f, "Tune({name}, {value:?})"),
-            Command::SetWeight(d, weight) => write!(f, "SetWeight({d:?}, {weight})"),
+            Command::Retune => write!(f, "Retune"),
             Command::Exit => write!(f, "Exit"),
         }
     }
@@ -252,12 +252,12 @@ impl Mailbox {
         self.ask(|reply| Command::Tune(name, value, reply))
     }
 
-    /// Changes a disk's share of its pool.
+    /// Has the thread look at the tuning of its disks and of its pool.
     ///
     /// # Errors
     /// [`ThreadGone`].
-    pub fn set_weight(&self, disk: DiskId, weight: u16) -> Result<(), ThreadGone> {
-        self.post(Command::SetWeight(disk, weight))
+    pub fn retune(&self) -> Result<(), ThreadGone> {
+        self.post(Command::Retune)
     }
 
     /// Asks the thread to finish everything and end. Join it to wait.

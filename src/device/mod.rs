@@ -11,6 +11,7 @@ pub mod mailbox;
 pub mod queue_thread;
 pub mod request;
 pub mod slots;
+pub mod tuning;
 pub mod virtqueue;
 
 /// Most virtqueues of one device: vhost-user numbers them with 8 bits.
@@ -37,8 +38,10 @@ pub struct Disk {
     pub bells: Vec<mailbox::Bell>,
     /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
     pub unmap: bool,
-    /// Its share of its pool at the start: 1 to 1000.
-    pub weight: u16,
+    /// What may change while it is served.
+    pub tuning: tuning::DiskTuning,
+    /// The same of its pool.
+    pub pool: Arc<tuning::PoolTuning>,
 }
 
 impl std::fmt::Debug for Disk {

@@ -33,8 +33,13 @@ fn a_gathering_scheduler_finds_all_queues_on_the_first_thread() {
     assert_eq!(running(&world), [vec![0, 1, 2, 3], vec![]]);
     assert_eq!(world.pool.scheduler(), Kind::MqDeadline);
     let first = told(&world, 0);
-    assert_eq!(first.last(), Some(&Told::Scheduler("mq-deadline")), "P3: after the queues came");
-    assert_eq!(told(&world, 1), [Told::Stop(1), Told::Stop(3), Told::Scheduler("none")]);
+    let scheduler = first.iter().position(|t| *t == Told::Scheduler("mq-deadline"));
+    let started = first.iter().rposition(|t| matches!(t, Told::Start { .. }));
+    assert!(scheduler > started, "P3: after the queues came: {first:?}");
+    assert_eq!(
+        told(&world, 1),
+        [Told::Stop(1), Told::Stop(3), Told::Scheduler("none"), Told::Retune]
+    );
     world.pool.set_scheduler("kyber", &[]).expect("it exists");
     assert_eq!(running(&world), [vec![0, 2], vec![1, 3]]);
     assert_eq!(told(&world, 0).first(), Some(&Told::Scheduler("kyber")), "P3: before they leave");
@@ -82,7 +87,7 @@ fn a_session_that_begins_later_finds_the_pool_as_it_is() {
 }
 
 #[test]
-fn tunables_reach_every_instance_and_weights_every_thread() {
+fn tunables_reach_every_instance_and_depth_every_thread() {
     let (world, _fe, _memory) = world(2);
     world.pool.set_scheduler("kyber", &[]).expect("it exists");
     let _ = (told(&world, 0), told(&world, 1));
@@ -94,11 +99,22 @@ fn tunables_reach_every_instance_and_weights_every_thread() {
     world.pool.set_scheduler("kyber", &again).expect("it has that");
     assert_eq!(world.pool.tunable("read_lat_nsec", None).expect("it has that"), "4000000");
     let _ = (told(&world, 0), told(&world, 1));
-    world.pool.set_weight(DiskId(60), 300).expect("the threads live");
-    assert_eq!(
-        (told(&world, 0), told(&world, 1)),
-        (vec![Told::Weight(300)], vec![Told::Weight(300)])
-    );
+    world.pool.set_hw_depth(Some(7)).expect("the threads live");
+    assert_eq!(world.pool.tuning().hw_depth(), 7);
+    assert_eq!((told(&world, 0), told(&world, 1)), (vec![Told::Retune], vec![Told::Retune]));
+}
+
+#[test]
+fn the_depth_follows_the_scheduler_unless_it_was_said() {
+    let (world, _fe, _memory) = world(1);
+    assert_eq!(world.pool.tuning().hw_depth(), 0, "none has no bound");
+    world.pool.set_scheduler("mq-deadline", &[]).expect("it exists");
+    assert_eq!(world.pool.tuning().hw_depth(), Kind::MqDeadline.hw_depth(false));
+    world.pool.set_hw_depth(Some(5)).expect("the threads live");
+    world.pool.set_scheduler("none", &[]).expect("it exists");
+    assert_eq!(world.pool.tuning().hw_depth(), 5, "the operator's word stays");
+    world.pool.set_hw_depth(None).expect("the threads live");
+    assert_eq!(world.pool.tuning().hw_depth(), 0);
 }
 
 /// Sessions come and go, rings start and stop, while the scheduler changes: nobody waits for ever

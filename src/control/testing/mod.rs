@@ -25,6 +25,7 @@ use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::device::Disk;
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, Mailbox};
+use crate::device::tuning::DiskTuning;
 use crate::image::{Channel, Geometry, Image, Traits};
 use crate::sys::uring::Ring;
 
@@ -100,7 +101,8 @@ impl World {
             flush: Arc::new(FlushGate::new(count, policy)),
             bells: threads.iter().map(|t| t.mailbox.bell()).collect(),
             unmap: true,
-            weight: 100,
+            tuning: DiskTuning::default(),
+            pool: Arc::default(),
         });
         let limits = Limits { num_queues, max_queue_size: 256 };
         let mailboxes = threads.iter().map(|t| t.mailbox.clone()).collect();

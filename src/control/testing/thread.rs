@@ -22,7 +22,7 @@ pub(in crate::control) enum Told {
     Err(u16, bool),
     Scheduler(&'static str),
     Tune(String, Option<String>),
-    Weight(u16),
+    Retune,
 }
 
 #[derive(Default)]
@@ -228,7 +228,7 @@ fn obey(state: &mut State, command: Command) {
             reply.send(scheduler.tunable(&name, value.as_deref())).expect("control waits");
             state.told.push(Told::Tune(name, value));
         }
-        Command::SetWeight(_, weight) => state.told.push(Told::Weight(weight)),
+        Command::Retune => state.told.push(Told::Retune),
         Command::Exit => unreachable!("the caller ends"),
     }
 }

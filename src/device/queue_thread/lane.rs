@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::gather::Gather;
 use super::queue::Queue;
-use crate::blkmq::{Bios, Busy, Domain, Issue, LaneConfig, Request};
+use crate::blkmq::{Bios, Busy, Domain, Issue, LaneConfig, MergeSearch, Request};
 use crate::block::{HctxId, LaneId, Nanos, Op, Outcome};
 use crate::device::Disk;
 use crate::device::mailbox::DiskId;
@@ -53,9 +53,21 @@ impl Lanes {
         let channel = disk.image.open_channel(ring, number)?;
         let gate = Arc::clone(&disk.flush);
         let dsync = disk.image.traits().dsync;
-        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight: disk.weight });
+        let weight = disk.tuning.weight();
+        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight });
         self.lanes.push(Lane { disk: Arc::clone(disk), channel });
+        self.retune();
         Ok(lane)
+    }
+
+    /// Looks at what can be tuned, and passes it on to the core.
+    pub(super) fn retune(&mut self) {
+        for (lane, of) in (0..).map(LaneId).zip(&self.lanes) {
+            self.domain.set_hw_depth(of.disk.pool.hw_depth());
+            self.domain.set_weight(lane, of.disk.tuning.weight());
+            let search = MergeSearch::of_nomerges(of.disk.pool.nomerges());
+            self.domain.set_nomerges(lane, search.unwrap_or_default());
+        }
     }
 
     /// Closes all channels: the end of the thread.

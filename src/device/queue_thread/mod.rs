@@ -222,7 +222,7 @@ impl QueueThread {
     fn rearm(&mut self) -> bool {
         let mut again = false;
         for queue in self.queues.iter_mut().flatten() {
-            again |= queue.rearm();
+            again |= queue.rearm(&self.lanes.domain);
         }
         again
     }
@@ -277,11 +277,7 @@ impl QueueThread {
                     let scheduler = self.lanes.domain.scheduler_mut();
                     let _ = reply.send(scheduler.tunable(&name, value.as_deref()));
                 }
-                Command::SetWeight(disk, weight) => {
-                    if let Some(lane) = self.lanes.find(disk) {
-                        self.lanes.domain.set_weight(lane, weight);
-                    }
-                }
+                Command::Retune => self.lanes.retune(),
                 Command::Exit => {
                     self.exiting = true;
                     self.queues.iter_mut().flatten().for_each(|q| q.ending = true);

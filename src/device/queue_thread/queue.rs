@@ -108,6 +108,14 @@ impl Queue {
         self.kick.is_none() && self.fetches()
     }
 
+    /// Whether another bio may be fetched: there is a slot for it, and not as many as the operator
+    /// allows are in the core already.
+    fn has_room(&self, domain: &Domain) -> bool {
+        let allowed =
+            self.disk.tuning.nr_requests().is_none_or(|most| domain.claimed(self.hctx) < most);
+        allowed && self.slots.can_accept()
+    }
+
     fn fetches(&self) -> bool {
         !self.broken && !self.ending && self.stopping.is_none()
     }
@@ -123,7 +131,7 @@ impl Queue {
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
         while fetched < SWEEP_BUDGET {
-            if !self.slots.can_accept() {
+            if !self.has_room(domain) {
                 // Back-pressure (L5): a completion frees a block and marks the queue active.
                 self.active = false;
                 return fetched;
@@ -227,8 +235,8 @@ impl Queue {
     /// Not while there is no room for another bio: what waits in the ring cannot be fetched, so it
     /// must neither cause kicks nor keep the thread awake. The completion that makes room marks the
     /// queue active.
-    pub(super) fn rearm(&mut self) -> bool {
-        if self.fetches() && self.slots.can_accept() && self.vq.enable_notifications() {
+    pub(super) fn rearm(&mut self, domain: &Domain) -> bool {
+        if self.fetches() && self.has_room(domain) && self.vq.enable_notifications() {
             self.active = true;
         }
         self.active

@@ -7,6 +7,7 @@ use super::*;
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::DiskId;
+use crate::device::tuning::DiskTuning;
 use crate::image::{Channel, Geometry, Image, Traits};
 use crate::sys::uring::Ring;
 use crate::testkit::GPA;
@@ -419,7 +420,8 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
         bells: Vec::new(),
         unmap: true,
-        weight: 100,
+        tuning: DiskTuning::default(),
+        pool: Arc::default(),
     };
     let rules = Rules::new(&disk, 1 << VIRTIO_BLK_F_DISCARD);
     assert_eq!((rules.capacity, rules.block, rules.serial), (77, 4096, SERIAL));

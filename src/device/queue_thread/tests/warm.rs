@@ -8,6 +8,7 @@ use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, QueueStart, mailbox};
 use crate::device::queue_thread::QueueThread;
+use crate::device::tuning::DiskTuning;
 use crate::device::{Disk, MAX_QUEUES};
 use crate::image::{Image, OpenOptions, open};
 use crate::sys::uring::Ring;
@@ -73,7 +74,8 @@ impl Bench {
             flush: Arc::new(FlushGate::new(1, policy)),
             bells: vec![mailbox.bell()],
             unmap: true,
-            weight: 100,
+            tuning: DiskTuning::default(),
+            pool: Arc::default(),
         });
         let memory = Arc::new(TestMemory::new(16 << 20));
         let mut guests = Vec::new();

@@ -23,6 +23,7 @@ use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, mailbox};
 use crate::device::queue_thread::QueueThread;
+use crate::device::tuning::DiskTuning;
 use crate::device::{Disk, MAX_QUEUES};
 use crate::image::Image;
 use crate::sys::eventfd;
@@ -476,6 +477,7 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
         flush: Arc::new(FlushGate::new(u16::try_from(mailboxes.len()).expect("few"), policy)),
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
-        weight: 100,
+        tuning: DiskTuning::default(),
+        pool: Arc::default(),
     }
 }
