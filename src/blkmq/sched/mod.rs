@@ -16,7 +16,8 @@
 //! * **C3** [`done`](Scheduler::done) is called exactly once for each request that left by `next`
 //!   and was not given back by [`requeue`](Scheduler::requeue).
 //! * **C4** Containers are sized in [`attach`](Scheduler::attach); no other call allocates, except
-//!   [`tunable`](Scheduler::tunable), which is no part of the data path.
+//!   [`tunable`](Scheduler::tunable) and [`set_weight`](Scheduler::set_weight), which are no part
+//!   of the data path.
 //! * **C5** [`find`](Scheduler::find) names only a request that is held now, of the same hctx and
 //!   the same kind of operation, that ends where the new one starts or starts where it ends.
 //!
@@ -28,6 +29,7 @@ use std::fmt;
 use super::{Ident, Wakes};
 use crate::block::{Class, HctxId, LaneId, Nanos, Op};
 
+mod bfq;
 mod flat;
 mod kyber;
 mod mq_deadline;
@@ -36,6 +38,7 @@ mod per_tag;
 mod registry;
 mod tree;
 
+pub use bfq::Bfq;
 pub use kyber::{Kyber, KyberShared};
 pub use mq_deadline::MqDeadline;
 pub use none::NoScheduler;
@@ -142,6 +145,11 @@ pub trait Scheduler: Send + fmt::Debug {
     /// How much of the domain a disk gets compared to the others: 1 to 1000, 100 unless said.
     fn set_weight(&mut self, lane: LaneId, weight: u16) {
         let _ = (lane, weight);
+    }
+
+    /// How many requests the domain keeps with the image at most; 0: as many as there are.
+    fn set_depth(&mut self, hw_depth: u32) {
+        let _ = hw_depth;
     }
 
     /// Threads whose schedulers of the same kind may go on since something was given back. To be
