@@ -532,13 +532,11 @@ fn how_long_kyber_takes() {
     {
         let mut kyber = pool(1, hctxs, depth).remove(0);
         let kind = |tag: u16| usize::from(mixed && tag % 4 == 3);
-        let (rounds, n) = (20_000_000 / (u32::from(depth * hctxs)), depth * hctxs);
-        let mut out = Vec::with_capacity(usize::from(n));
-        let start = std::time::Instant::now();
-        for round in 0..u64::from(rounds) {
-            let now = Nanos(1000 * round);
+        let n = u32::from(depth * hctxs);
+        let mut out = Vec::with_capacity(usize::from(depth * hctxs));
+        let mut sweep = |now| {
             for (h, tag) in (0..hctxs).flat_map(|h| (0..depth).map(move |t| (h, t))) {
-                kyber.insert(&item(h, tag, kind(tag)), now);
+                kyber.insert(&std::hint::black_box(item(h, tag, kind(tag))), now);
             }
             while kyber.has_work(now) {
                 out.extend(std::iter::from_fn(|| kyber.next(now)));
@@ -547,9 +545,15 @@ fn how_long_kyber_takes() {
                     kyber.done(&std::hint::black_box(item), now);
                 }
             }
+        };
+        // The best of many short runs: the machine may have other things to do.
+        let mut best = u128::MAX;
+        for round in 0..5000 {
+            let start = std::time::Instant::now();
+            (0..4096 / n).for_each(|i| sweep(Nanos(1000 * u64::from(round * 4096 + i))));
+            best = best.min(start.elapsed().as_nanos() * 10 / 4096);
         }
-        let each = start.elapsed().as_nanos() * 10 / u128::from(rounds * u32::from(n));
-        let (whole, tenth) = (each / 10, each % 10);
+        let (whole, tenth) = (best / 10, best % 10);
         println!("{hctxs} hctxs of {depth}, mixed {mixed}: {whole}.{tenth} ns each");
     }
 }
