@@ -73,6 +73,11 @@ impl Budget {
         self.limit = if limit == 0 { u32::MAX } else { limit };
     }
 
+    /// The limit; 0 for none.
+    pub(super) fn limit(&self) -> u32 {
+        if self.limit == u32::MAX { 0 } else { self.limit }
+    }
+
     /// Requests in flight.
     pub(super) fn used(&self) -> u32 {
         self.used

@@ -90,7 +90,8 @@ impl Domain {
     /// A domain with no disks and no hctxs. Allocates; so do [`add_lane`](Domain::add_lane),
     /// [`add_hctx`](Domain::add_hctx), [`set_scheduler`](Domain::set_scheduler), and nothing else.
     #[must_use]
-    pub fn new(config: DomainConfig, scheduler: Box<dyn Scheduler>) -> Domain {
+    pub fn new(config: DomainConfig, mut scheduler: Box<dyn Scheduler>) -> Domain {
+        scheduler.set_depth(config.hw_depth);
         Domain {
             table: Table::new(config.max_hctxs),
             plug: Plug::new(),
@@ -147,6 +148,7 @@ impl Domain {
         for (id, hctx) in self.table.iter_ids() {
             next.attach(id, hctx.lane, hctx.depth());
         }
+        next.set_depth(self.budget.limit());
         self.stage_plug(now);
         let Domain { table, scheduler, .. } = self;
         table.iter_mut().for_each(|hctx| hctx.tags.unschedule());
@@ -179,6 +181,7 @@ impl Domain {
     /// What is in flight beyond a smaller number ends in its own time.
     pub fn set_hw_depth(&mut self, hw_depth: u32) {
         self.budget.set_limit(hw_depth);
+        self.scheduler.set_depth(hw_depth);
     }
 
     /// Removes a hctx and answers with its counters. `None`, and nothing changes, when there is no
@@ -393,7 +396,8 @@ impl Domain {
     /// When [`run`](Domain::run) should be called although nothing happens until then.
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
-        self.scheduler.next_wake()
+        // Without a credit nothing could go then: the completion that brings one will ask again.
+        self.scheduler.next_wake().filter(|_| self.budget.available())
     }
 
     /// The threads that may go on since this one gave something back, as indexes in the flush

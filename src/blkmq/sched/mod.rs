@@ -34,7 +34,6 @@ mod flat;
 mod kyber;
 mod mq_deadline;
 mod none;
-mod per_tag;
 mod registry;
 mod tree;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BadTunable, Kyber, KyberShared, MqDeadline, NoScheduler, Scheduler};
+use super::{BadTunable, Bfq, Kyber, KyberShared, MqDeadline, NoScheduler, Scheduler};
 
 /// A scheduler that an operator can choose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Kind {
     MqDeadline,
     /// As many at a time as keep latency below a target.
     Kyber,
+    /// Shares by weight between disks.
+    Bfq,
 }
 
 /// Why a scheduler was not built. One line, with the remedy.
@@ -44,7 +46,7 @@ pub enum BuildError {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 3] = [Kind::None, Kind::MqDeadline, Kind::Kyber];
+    pub const ALL: [Kind; 4] = [Kind::None, Kind::MqDeadline, Kind::Kyber, Kind::Bfq];
 
     /// The name by which an operator chooses it.
     #[must_use]
@@ -53,6 +55,7 @@ impl Kind {
             Kind::None => "none",
             Kind::MqDeadline => "mq-deadline",
             Kind::Kyber => "kyber",
+            Kind::Bfq => "bfq",
         }
     }
 
@@ -73,7 +76,7 @@ impl Kind {
     pub const fn gathers(self) -> bool {
         match self {
             Kind::None | Kind::Kyber => false,
-            Kind::MqDeadline => true,
+            Kind::MqDeadline | Kind::Bfq => true,
         }
     }
 
@@ -85,6 +88,9 @@ impl Kind {
             Kind::None => 0,
             // Its tokens are the bound.
             Kind::Kyber => 0,
+            // Beyond this the device decides on shares, not bfq.
+            Kind::Bfq if rotational => 8,
+            Kind::Bfq => 32,
             Kind::MqDeadline if rotational => 32,
             Kind::MqDeadline => 64,
         }
@@ -99,11 +105,13 @@ impl Kind {
         self,
         tunables: &[(String, String)],
         threads: u16,
-        _rotational: bool,
+        rotational: bool,
     ) -> Result<Vec<Box<dyn Scheduler>>, BuildError> {
         let mut made: Vec<Box<dyn Scheduler>> = match self {
             Kind::None => (0..threads).map(|_| Box::new(NoScheduler::new()) as _).collect(),
             Kind::MqDeadline => vec![Box::new(MqDeadline::new())],
+            Kind::Bfq if rotational => vec![Box::new(Bfq::rotational())],
+            Kind::Bfq => vec![Box::new(Bfq::new())],
             Kind::Kyber => {
                 let shared = Arc::new(KyberShared::new(threads));
                 (0..threads).map(|t| Box::new(Kyber::new(Arc::clone(&shared), t)) as _).collect()
