@@ -28,7 +28,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE", "blkmq::limits"]),
     (
         "daemon",
-        &["config", "control", "device", "image", "sys", "blkmq::FlushGate", "blkmq::FlushPolicy"],
+        &[
+            "config",
+            "control",
+            "device",
+            "image",
+            "sys",
+            "blkmq::FlushGate",
+            "blkmq::FlushPolicy",
+            "blkmq::limits",
+            "blkmq::sched",
+            "blkmq::stats",
+        ],
     ),
     (
         "control",

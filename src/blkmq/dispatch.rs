@@ -111,6 +111,7 @@ impl Domain {
             self.lanes[lane].blocked = false;
             self.run_sync(lane, now, issue);
         }
+        self.run_parked(now);
         self.run_leftovers(issue);
         self.run_plug(now, issue);
         self.run_scheduler(now, issue);
@@ -268,6 +269,9 @@ impl Domain {
     /// while this holds.
     #[must_use]
     pub fn wants_run(&self, now: Nanos) -> bool {
+        if self.next_release().is_some_and(|at| at <= now) {
+            return true; // W2
+        }
         let with_kernel = self.budget.used() > 0 || self.syncing > 0;
         let held = |lane: &Lane| lane.blocked && with_kernel; // D6
         let mut open = false;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::dispatch::{AGAIN_MAX, Budget};
 use super::flush::{FlushGate, FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
+use super::limits::{Gatekeeper, Limits};
 use super::merge::MergeConfig;
 use super::plug::Plug;
 use super::sched::Scheduler;
@@ -47,6 +48,16 @@ pub struct LaneConfig {
     pub dsync: bool,
     /// Its share of the domain, compared to the other disks': 1 to 1000.
     pub weight: u16,
+    /// What its threads share of its limits.
+    pub limits: Arc<Limits>,
+}
+
+impl LaneConfig {
+    /// A disk of the usual weight and without limits.
+    #[must_use]
+    pub fn new(gate: Arc<FlushGate>, dsync: bool) -> LaneConfig {
+        LaneConfig { gate, dsync, weight: 100, limits: Arc::default() }
+    }
 }
 
 /// One disk of the domain.
@@ -54,7 +65,9 @@ pub struct LaneConfig {
 pub(super) struct Lane {
     pub(super) flush: FlushMachine,
     dsync: bool,
-    weight: u16,
+    pub(super) weight: u16,
+    pub(super) limits: Arc<Limits>,
+    pub(super) keeper: Gatekeeper,
     /// For hctxs to come.
     pub(super) merging: MergeConfig,
     /// Leftovers on all its hctxs.
@@ -112,10 +125,20 @@ impl Domain {
     /// Beyond 65536 disks.
     pub fn add_lane(&mut self, config: LaneConfig) -> LaneId {
         let id = LaneId(u16::try_from(self.lanes.len()).expect("disks are few"));
-        let LaneConfig { gate, dsync, weight } = config;
+        let LaneConfig { gate, dsync, weight, limits } = config;
+        let keeper = Gatekeeper::new(self.table.max());
         let flush = FlushMachine::new(gate, id, self.thread);
         let merging = MergeConfig::default();
-        self.lanes.push(Lane { flush, dsync, weight, merging, leftovers: 0, blocked: false });
+        self.lanes.push(Lane {
+            flush,
+            dsync,
+            weight,
+            limits,
+            keeper,
+            merging,
+            leftovers: 0,
+            blocked: false,
+        });
         self.scheduler.set_weight(id, weight);
         id
     }
@@ -131,57 +154,6 @@ impl Domain {
         let id = self.table.add(Hctx::new(lane, depth, merging))?;
         self.scheduler.attach(id, lane, depth);
         Some(id)
-    }
-
-    /// Replaces the scheduler between two runs, and answers with the old one, empty. What waited in
-    /// it waits in the new one, each hctx's requests in order of arrival. What is in flight stays
-    /// so: the new scheduler never hears of it, so nobody waits for the slowest of them (I28). A
-    /// control-time operation.
-    pub fn set_scheduler(
-        &mut self,
-        mut next: Box<dyn Scheduler>,
-        now: Nanos,
-    ) -> Box<dyn Scheduler> {
-        for (i, lane) in (0..).zip(&self.lanes) {
-            next.set_weight(LaneId(i), lane.weight);
-        }
-        for (id, hctx) in self.table.iter_ids() {
-            next.attach(id, hctx.lane, hctx.depth());
-        }
-        next.set_depth(self.budget.limit());
-        self.stage_plug(now);
-        let Domain { table, scheduler, .. } = self;
-        table.iter_mut().for_each(|hctx| hctx.tags.unschedule());
-        scheduler.drain(&mut |id| {
-            let hctx = table.get_mut(id.hctx);
-            hctx.tags.slot_mut(id.tag).scheduled = true;
-            next.insert(&hctx.item(id), now);
-        });
-        for (id, _) in self.table.iter_ids() {
-            self.scheduler.detach(id);
-        }
-        std::mem::replace(&mut self.scheduler, next)
-    }
-
-    /// The scheduler, to look at and to tune.
-    pub fn scheduler_mut(&mut self) -> &mut dyn Scheduler {
-        &mut *self.scheduler
-    }
-
-    /// Changes a disk's share (see [`Scheduler::set_weight`]).
-    ///
-    /// # Panics
-    /// When there is no such disk.
-    pub fn set_weight(&mut self, lane: LaneId, weight: u16) {
-        self.lanes[lane.index()].weight = weight;
-        self.scheduler.set_weight(lane, weight);
-    }
-
-    /// Changes the number of data requests that may be in flight; 0 for as many as there are tags.
-    /// What is in flight beyond a smaller number ends in its own time.
-    pub fn set_hw_depth(&mut self, hw_depth: u32) {
-        self.budget.set_limit(hw_depth);
-        self.scheduler.set_depth(hw_depth);
     }
 
     /// Removes a hctx and answers with its counters. `None`, and nothing changes, when there is no
@@ -220,17 +192,25 @@ impl Domain {
         if bio.fua && bio.op.is_write() && !alone {
             hctx.tags.slot_mut(bio.tag).flush_after();
         }
-        if self.merge(ident) {
-            return Ok(());
+        if !self.park(ident, bio.op, now) {
+            self.enter(ident, now);
         }
-        let hctx = self.table.get_mut(id);
+        Ok(())
+    }
+
+    /// Puts a plugged bio into the batch, or into a request that it touches.
+    pub(super) fn enter(&mut self, id: Ident, now: Nanos) {
+        if self.merge(id) {
+            return;
+        }
+        let hctx = self.table.get_mut(id.hctx);
+        let op = hctx.tags.slot(id.tag).op;
         hctx.stats.start(now);
-        hctx.merging.plugged(bio.tag, bio.op);
-        if self.plug.is_full(ident) || self.plug_is_grown() {
+        hctx.merging.plugged(id.tag, op);
+        if self.plug.is_full(id) || self.plug_is_grown() {
             self.stage_plug(now);
         }
-        self.plug.push(ident);
-        Ok(())
+        self.plug.push(id);
     }
 
     /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped
@@ -306,6 +286,7 @@ impl Domain {
         tag: Tag,
         generation: u16,
         next: SectorRange,
+        now: Nanos,
     ) -> Result<(), Stale> {
         let ident = Ident { hctx: id, tag };
         let state = self.with_kernel(ident, generation)?;
@@ -320,6 +301,7 @@ impl Domain {
             Op::Discard(range) | Op::WriteZeroes { range, .. } => *range = next,
             Op::Read(_) | Op::Write(_) | Op::Flush => debug_assert!(false, "one range only"),
         }
+        self.lanes[hctx.lane.index()].limits.force(slot.op, now); // B6 of `limits`
         self.budget.give_back();
         self.requeue(ident);
         Ok(())
@@ -397,7 +379,8 @@ impl Domain {
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
         // Without a credit nothing could go then: the completion that brings one will ask again.
-        self.scheduler.next_wake().filter(|_| self.budget.available())
+        let scheduled = self.scheduler.next_wake().filter(|_| self.budget.available());
+        scheduled.into_iter().chain(self.next_release()).min()
     }
 
     /// The threads that may go on since this one gave something back, as indexes in the flush

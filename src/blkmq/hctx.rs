@@ -1,11 +1,12 @@
 //! A hardware context: one virtqueue as the core sees it, and the table of a domain's hctxs.
 
 use super::dispatch::Busyness;
+use super::limits::Direction;
 use super::merge::{Join, MergeConfig, Merging};
 use super::sched::Item;
 use super::stats::Stats;
 use super::tags::{State, TagList, TagSet};
-use crate::block::{HctxId, LaneId, Nanos, Status, Tag};
+use crate::block::{HctxId, LaneId, Nanos, Op, Status, Tag};
 
 use super::Ident;
 
@@ -14,6 +15,8 @@ use super::Ident;
 pub struct Gauges {
     /// Heads that the guest may use.
     pub free: u16,
+    /// Held back by a limit.
+    pub throttled: u16,
     /// In the batch of the current sweep.
     pub plugged: u16,
     /// With the scheduler.
@@ -36,7 +39,8 @@ impl Gauges {
     /// Bios that were submitted (or rejected) and not yet released.
     #[must_use]
     pub const fn claimed(&self) -> u16 {
-        self.plugged
+        self.throttled
+            + self.plugged
             + self.staged
             + self.leftover
             + self.flush_wait
@@ -53,6 +57,8 @@ pub(super) struct Hctx {
     pub(super) tags: TagSet,
     pub(super) leftovers: TagList,
     pub(super) flush_waiters: TagList,
+    /// Held back by a limit, by direction (W1).
+    pub(super) parked: [TagList; 2],
     done: TagList,
     pub(super) busy: Busyness,
     pub(super) stats: Stats,
@@ -69,6 +75,7 @@ impl Hctx {
             tags: TagSet::new(depth),
             leftovers: TagList::EMPTY,
             flush_waiters: TagList::EMPTY,
+            parked: [TagList::EMPTY, TagList::EMPTY],
             done: TagList::EMPTY,
             busy: Busyness::default(),
             stats: Stats::default(),
@@ -87,6 +94,12 @@ impl Hctx {
     /// has to be told.
     pub(super) fn unschedule(&mut self, id: Ident) -> Option<Item> {
         std::mem::take(&mut self.tags.slot_mut(id.tag).scheduled).then(|| self.item(id))
+    }
+
+    /// The operation of the first bio that a limit holds back in this direction.
+    pub(super) fn first_parked(&self, direction: Direction) -> Option<Op> {
+        let tag = self.parked[direction.index()].front()?;
+        Some(self.tags.slot(tag).op)
     }
 
     /// What the scheduler is told of a request.
@@ -146,6 +159,7 @@ impl Hctx {
         let count = |state| self.tags.count(state);
         Gauges {
             free: count(State::Free),
+            throttled: count(State::Throttled),
             plugged: count(State::Plugged),
             staged: count(State::Staged),
             leftover: count(State::Leftover),
@@ -169,6 +183,11 @@ impl Table {
     /// A table with room for `max` hctxs.
     pub(super) fn new(max: u16) -> Table {
         Table { slots: Vec::new(), max: usize::from(max) }
+    }
+
+    /// The greatest number of hctxs.
+    pub(super) fn max(&self) -> u16 {
+        u16::try_from(self.max).unwrap_or(u16::MAX)
     }
 
     /// Number of ids in use so far.

@@ -31,9 +31,11 @@ mod flush;
 mod hctx;
 pub mod limits;
 mod merge;
+mod parked;
 mod plug;
 pub mod sched;
 mod stats;
+mod switch;
 mod tags;
 
 pub use domain::{Domain, DomainConfig, LaneConfig, Stale};

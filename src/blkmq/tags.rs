@@ -9,6 +9,7 @@
 //! ```text
 //! Free -> Plugged -> Staged -> InFlight -> Done -> Taken -> Free
 //!         Plugged -> InFlight | Leftover          (direct issue, or refused)
+//!         Plugged -> Throttled -> Plugged         (held back by a limit: W1)
 //!                    Staged -> Leftover -> InFlight -> Leftover   (refused; short, again)
 //! Free -> FlushWait -> Syncing -> Done, Syncing -> FlushWait      (again)
 //!         FlushWait -> Done                       (covered by somebody's sync)
@@ -42,6 +43,8 @@ pub(super) enum State {
     Free,
     /// In the batch of the current sweep.
     Plugged,
+    /// Held back by a limit.
+    Throttled,
     /// Held by the scheduler.
     Staged,
     /// Refused or unfinished; goes before anything new.
@@ -69,7 +72,8 @@ impl State {
         matches!(
             (self, to),
             (S::Free, S::Plugged | S::FlushWait | S::Done)
-                | (S::Plugged, S::Staged | S::InFlight | S::Leftover | S::Merged)
+                | (S::Throttled, S::Plugged)
+                | (S::Plugged, S::Throttled | S::Staged | S::InFlight | S::Leftover | S::Merged)
                 | (S::Staged, S::InFlight | S::Leftover | S::Merged)
                 | (S::Leftover, S::InFlight)
                 | (S::InFlight, S::Leftover | S::FlushWait | S::Merged | S::Done)

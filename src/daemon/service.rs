@@ -13,10 +13,11 @@ use log::{error, info};
 use super::DaemonError;
 use super::control_loop::Serve;
 use super::threads::{QueueThreads, mailboxes};
+use crate::blkmq::limits::Limits;
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::config::{Config, DiskConfig};
 use crate::control::pool::Pool;
-use crate::control::{Limits, Session};
+use crate::control::{self, Session};
 use crate::device::Disk;
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, Mailbox};
@@ -28,7 +29,7 @@ use crate::image::{self, Image, OpenOptions};
 struct DiskService {
     disk: Arc<Disk>,
     pool: Arc<Pool>,
-    limits: Limits,
+    limits: control::Limits,
 }
 
 /// Everything that is being served.
@@ -56,8 +57,10 @@ impl Service {
             shared.tuning().set_nomerges(pool.nomerges);
             for (id, (config, image)) in members {
                 let disk = Arc::new(disk(DiskId(id), config, &shared, image));
-                let limits =
-                    Limits { num_queues: config.num_queues, max_queue_size: config.queue_size };
+                let limits = control::Limits {
+                    num_queues: config.num_queues,
+                    max_queue_size: config.queue_size,
+                };
                 service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits });
             }
             service.threads.push(QueueThreads::start(pool, mailboxes, inboxes)?);
@@ -154,6 +157,7 @@ fn open(config: &DiskConfig) -> Result<Arc<dyn Image>, DaemonError> {
 
 fn disk(id: DiskId, config: &DiskConfig, pool: &Pool, image: &Arc<dyn Image>) -> Disk {
     let (geometry, traits) = (image.geometry(), image.traits());
+    let limits = Limits::new(&config.limits).expect("the configuration was checked");
     let threads = u16::try_from(pool.mailboxes().len()).expect("as many as were asked for");
     let policy = FlushPolicy { exclusive: traits.exclusive, noop: traits.flush_is_noop };
     Disk {
@@ -166,6 +170,7 @@ fn disk(id: DiskId, config: &DiskConfig, pool: &Pool, image: &Arc<dyn Image>) ->
         flush: Arc::new(FlushGate::new(threads, policy)),
         bells: pool.mailboxes().iter().map(Mailbox::bell).collect(),
         unmap: config.unmap,
+        limits: Arc::new(limits),
         tuning: DiskTuning::new(config.weight, config.nr_requests),
         pool: Arc::clone(pool.tuning()),
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::blkmq::FlushGate;
+use crate::blkmq::limits::Limits;
 use crate::image::Image;
 
 pub mod config_space;
@@ -38,6 +39,8 @@ pub struct Disk {
     pub bells: Vec<mailbox::Bell>,
     /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
     pub unmap: bool,
+    /// Its limits, shared by the threads that serve it.
+    pub limits: Arc<Limits>,
     /// What may change while it is served.
     pub tuning: tuning::DiskTuning,
     /// The same of its pool.

@@ -54,7 +54,7 @@ impl World {
             let of = DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t };
             let mut domain = Domain::new(of, Box::new(NoScheduler::new()));
             let gate = Arc::clone(&gate);
-            let lane = domain.add_lane(LaneConfig { gate, dsync: config.dsync, weight: 100 });
+            let lane = domain.add_lane(LaneConfig::new(gate, config.dsync));
             domain.set_merging(lane, config.merging);
             let guests = (0..config.hctxs).map(|_| {
                 let hctx = domain.add_hctx(lane, config.depth).expect("the table has room");
@@ -289,7 +289,7 @@ impl World {
         let live = guest.live[tag.index()].as_mut().expect("I01: only live heads complete");
         let done = if outcome == Outcome::Done && request.op != Op::Flush && !live.rest.is_empty() {
             let next = live.rest.remove(0);
-            domain.rest(hctx, tag, generation, next)
+            domain.rest(hctx, tag, generation, next, now)
         } else {
             domain.complete(hctx, tag, generation, outcome, now)
         };

@@ -231,7 +231,7 @@ fn two_domains_of_one_thread_may_share_an_index() {
     let make = || {
         let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
         let gate = Arc::clone(&gate);
-        domain.add_lane(LaneConfig { gate, dsync: true, weight: 100 });
+        domain.add_lane(LaneConfig::new(gate, true));
         domain
     };
     let mut domains = [make(), make()];

@@ -224,7 +224,7 @@ fn i32_and_i36_stale_completions_change_nothing() {
         let answer = domain.complete(hctx, tag, generation, Outcome::Done, Nanos(2));
         assert_eq!(answer, Err(crate::blkmq::Stale));
         let range = SectorRange::default();
-        assert_eq!(domain.rest(hctx, tag, generation, range), Err(crate::blkmq::Stale));
+        assert_eq!(domain.rest(hctx, tag, generation, range, Nanos(9)), Err(crate::blkmq::Stale));
         assert_eq!(domain.gauges(HctxId(0)), before);
         assert!(!domain.has_done(HctxId(0)));
     };

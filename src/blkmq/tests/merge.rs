@@ -44,7 +44,7 @@ fn domain_with(scheduler: Box<dyn Scheduler>, dsync: bool) -> Domain {
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
     let config = DomainConfig { max_hctxs: 2, hw_depth: 0, thread: 0 };
     let mut domain = Domain::new(config, scheduler);
-    let lane = domain.add_lane(LaneConfig { gate, dsync, weight: 100 });
+    let lane = domain.add_lane(LaneConfig::new(gate, dsync));
     (0..2).for_each(|_| assert!(domain.add_hctx(lane, 256).is_some()));
     domain
 }

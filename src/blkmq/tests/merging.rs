@@ -196,7 +196,7 @@ impl Player {
         let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
         let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
         let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
-        let lane = domain.add_lane(LaneConfig { gate, dsync: true, weight: 100 });
+        let lane = domain.add_lane(LaneConfig::new(gate, true));
         domain.set_merging(lane, MergeConfig { search, ..MergeConfig::default() });
         assert_eq!((domain.add_hctx(lane, QUEUE), lane), (Some(HctxId(0)), LaneId(0)));
         let content = (0..SECTORS * 512).map(|i| u8::try_from(i % 251).expect("small")).collect();

@@ -28,6 +28,8 @@ impl Domain {
             syncing += u32::from(hctx.tags.count(State::Syncing));
             let has_leftovers = hctx.tags.count(State::Leftover) > 0;
             assert_eq!(!hctx.leftovers.is_empty(), has_leftovers, "I03: leftovers");
+            let parked = hctx.parked.iter().any(|list| !list.is_empty());
+            assert_eq!(parked, hctx.tags.count(State::Throttled) > 0, "I03: parked");
             assert!(hctx.busy.level() <= 9, "I13: pressure is at most 9");
         }
         assert_eq!(self.leftovers, leftovers, "I03: leftovers of the domain");

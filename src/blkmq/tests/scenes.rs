@@ -34,7 +34,7 @@ fn domain_with(scheduler: Box<dyn Scheduler>, hctxs: u16, hw_depth: u32) -> Doma
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
     let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0 };
     let mut domain = Domain::new(config, scheduler);
-    let lane = domain.add_lane(LaneConfig { gate: Arc::new(gate), dsync: true, weight: 100 });
+    let lane = domain.add_lane(LaneConfig::new(Arc::new(gate), true));
     // What is issued is what was submitted: bio for bio.
     domain.set_nomerges(lane, MergeSearch::Off);
     for n in 0..hctxs {
@@ -319,8 +319,11 @@ fn a_bio_of_several_ranges_is_issued_range_by_range() {
     domain.submit(HctxId(0), bio, Nanos(1)).expect("a free head");
     domain.run(Nanos(1), &mut disk);
     let r = disk.taken[0];
-    assert_eq!(domain.rest(r.hctx, r.tag, r.generation, range(100)), Ok(()));
-    assert_eq!(domain.rest(r.hctx, r.tag, r.generation, range(200)), Err(crate::blkmq::Stale));
+    assert_eq!(domain.rest(r.hctx, r.tag, r.generation, range(100), Nanos(9)), Ok(()));
+    assert_eq!(
+        domain.rest(r.hctx, r.tag, r.generation, range(200), Nanos(9)),
+        Err(crate::blkmq::Stale)
+    );
     domain.run(Nanos(1), &mut disk);
     assert_eq!(disk.taken[1].op, Op::WriteZeroes { range: range(100), unmap: true });
     done(&mut domain, &r);

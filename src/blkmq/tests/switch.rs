@@ -74,7 +74,7 @@ fn two_disks(scheduler: Box<dyn Scheduler>, hw_depth: u32) -> Domain {
     let mut domain = Domain::new(DomainConfig { max_hctxs: 2, hw_depth, thread: 0 }, scheduler);
     for lane in 0..2 {
         let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-        let added = domain.add_lane(LaneConfig { gate, dsync: true, weight: 100 });
+        let added = domain.add_lane(LaneConfig::new(gate, true));
         assert_eq!(added, LaneId(lane));
         assert_eq!(domain.add_hctx(added, 64), Some(HctxId(lane)));
     }

@@ -34,6 +34,7 @@ fn only_the_edges_of_the_picture_exist() {
     const ALL: [State; STATES] = [
         State::Free,
         State::Plugged,
+        State::Throttled,
         State::Staged,
         State::Leftover,
         State::FlushWait,
@@ -45,16 +46,17 @@ fn only_the_edges_of_the_picture_exist() {
     ];
     // A row per state, in the order above: what it leads to.
     let rows = [
-        "0100100010",
-        "0011010100",
-        "0001010100",
-        "0000010000",
-        "0000001010",
-        "0001100110",
-        "0000100010",
-        "0001100010",
-        "0000000001",
-        "1000000000",
+        "01000100010",
+        "00111010100",
+        "01000000000",
+        "00001010100",
+        "00000010000",
+        "00000001010",
+        "00001100110",
+        "00000100010",
+        "00001100010",
+        "00000000001",
+        "10000000000",
     ];
     for (from, row) in ALL.iter().zip(rows) {
         for (to, edge) in ALL.iter().zip(row.chars()) {

@@ -101,6 +101,7 @@ impl World {
             flush: Arc::new(FlushGate::new(count, policy)),
             bells: threads.iter().map(|t| t.mailbox.bell()).collect(),
             unmap: true,
+            limits: Arc::default(),
             tuning: DiskTuning::default(),
             pool: Arc::default(),
         });

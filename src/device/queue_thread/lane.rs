@@ -54,7 +54,8 @@ impl Lanes {
         let gate = Arc::clone(&disk.flush);
         let dsync = disk.image.traits().dsync;
         let weight = disk.tuning.weight();
-        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight });
+        let limits = Arc::clone(&disk.limits);
+        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight, limits });
         self.lanes.push(Lane { disk: Arc::clone(disk), channel });
         self.retune();
         Ok(lane)
@@ -163,7 +164,7 @@ impl Lanes {
             // A discard with another range to go is not finished when this one is.
             let more = queue.slots.next_range(tag);
             if let Some(next) = queue.slots.range(tag).filter(|_| more) {
-                let _ = self.domain.rest(hctx, tag, generation, next);
+                let _ = self.domain.rest(hctx, tag, generation, next, now);
                 return;
             }
         }

@@ -253,7 +253,11 @@ impl QueueThread {
                     let _ = reply.send(self.start(*start));
                 }
                 Command::Stop(disk, queue, reply) => match self.find(disk, queue) {
-                    Some(q) if q.stopping.is_none() => q.stopping = Some(reply),
+                    Some(q) if q.stopping.is_none() => {
+                        q.stopping = Some(reply);
+                        let hctx = q.hctx;
+                        self.lanes.domain.release_parked(hctx, now);
+                    }
                     _ => {
                         let _ = reply.send(None);
                     }
@@ -280,7 +284,10 @@ impl QueueThread {
                 Command::Retune => self.lanes.retune(),
                 Command::Exit => {
                     self.exiting = true;
-                    self.queues.iter_mut().flatten().for_each(|q| q.ending = true);
+                    for queue in self.queues.iter_mut().flatten() {
+                        queue.ending = true;
+                        self.lanes.domain.release_parked(queue.hctx, now);
+                    }
                     return;
                 }
             }

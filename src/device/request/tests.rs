@@ -420,6 +420,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
         bells: Vec::new(),
         unmap: true,
+        limits: Arc::default(),
         tuning: DiskTuning::default(),
         pool: Arc::default(),
     };

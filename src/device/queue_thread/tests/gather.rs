@@ -40,7 +40,7 @@ fn domain() -> Domain {
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
     let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
     let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
-    let lane = domain.add_lane(LaneConfig { gate, dsync: true, weight: 100 });
+    let lane = domain.add_lane(LaneConfig::new(gate, true));
     assert_eq!(domain.add_hctx(lane, 8), Some(HctxId(0)));
     assert_eq!(domain.merging(LaneId(0)).chunk_bytes, 0);
     domain

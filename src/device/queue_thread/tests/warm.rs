@@ -74,6 +74,7 @@ impl Bench {
             flush: Arc::new(FlushGate::new(1, policy)),
             bells: vec![mailbox.bell()],
             unmap: true,
+            limits: Arc::default(),
             tuning: DiskTuning::default(),
             pool: Arc::default(),
         });

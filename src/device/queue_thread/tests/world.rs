@@ -477,6 +477,7 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
         flush: Arc::new(FlushGate::new(u16::try_from(mailboxes.len()).expect("few"), policy)),
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
+        limits: Arc::default(),
         tuning: DiskTuning::default(),
         pool: Arc::default(),
     }
