@@ -12,15 +12,27 @@ use super::Ident;
 use super::domain::Domain;
 use super::merge::{Join, Rest};
 use super::tags::{State, TagList};
-use crate::block::{Nanos, SectorRange, Status};
+use crate::block::{Nanos, SECTOR_SIZE, SectorRange, Status};
+
+/// The sectors that so many bytes fill.
+fn whole_sectors(bytes: u32) -> u64 {
+    u64::from(bytes) / SECTOR_SIZE
+}
 
 impl Domain {
     /// All of a request is done.
     pub(super) fn request_done(&mut self, id: Ident, now: Nanos) {
         self.request_ended(id, now);
-        let mut next = Some(self.table.get_mut(id.hctx).tags.dissolve(id.tag).first);
+        let hctx = self.table.get_mut(id.hctx);
+        let slot = hctx.tags.slot(id.tag);
+        let all = slot.op.range().map_or(0, SectorRange::sectors);
+        hctx.stats.moved(slot.op, all.saturating_sub(whole_sectors(slot.done)));
+        let issued = hctx.tags.issue(id.tag).at;
+        let mut next = Some(hctx.tags.dissolve(id.tag).first);
         while let Some(tag) = next {
-            next = self.table.get_mut(id.hctx).tags.unlink(tag);
+            let tags = &mut self.table.get_mut(id.hctx).tags;
+            next = tags.unlink(tag);
+            tags.issued_with(tag, issued);
             self.bio_done(Ident { tag, ..id }, Status::Ok, now);
         }
     }
@@ -40,14 +52,18 @@ impl Domain {
             next = hctx.tags.unlink(tag);
             let slot = hctx.tags.slot_mut(tag);
             slot.again = 0;
-            if slot.join == Join::May {
+            if slot.join == Join::Joined {
+                slot.join = Join::Piece;
+                hctx.stats.piece(slot.op, now);
+            } else if slot.join == Join::May {
                 slot.join = Join::Never;
             }
             hctx.tags.set(tag, State::Leftover);
             hctx.tags.push_back(&mut alone, tag);
         }
         hctx.tags.prepend(alone, &mut hctx.leftovers);
-        hctx.stats.requeues += u64::from(parts.bios);
+        hctx.stats.requeued(u64::from(parts.bios));
+        hctx.stats.split();
         hctx.merging.counters.splits += 1;
         self.lanes[hctx.lane.index()].leftovers += u32::from(parts.bios);
         self.leftovers += u32::from(parts.bios);
@@ -57,13 +73,16 @@ impl Domain {
     pub(super) fn request_short(&mut self, id: Ident, more: u32, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
         let slot = hctx.tags.slot_mut(id.tag);
-        let done = slot.done.saturating_add(more);
+        let before = slot.done;
+        let done = before.saturating_add(more);
         if u64::from(done) >= slot.op.range().map_or(0, SectorRange::bytes) {
             self.request_done(id, now);
         } else if slot.bios == 1 {
             (slot.done, slot.again) = (done, 0);
+            hctx.stats.moved(slot.op, whole_sectors(done) - whole_sectors(before));
             self.requeue(id);
         } else {
+            hctx.stats.moved(slot.op, whole_sectors(done) - whole_sectors(before));
             self.request_ended(id, now);
             self.answer_first(id, done, now);
         }
@@ -71,8 +90,10 @@ impl Domain {
 
     /// Answers the bios that lie wholly in the first `done` bytes; the others are left over.
     fn answer_first(&mut self, id: Ident, mut done: u32, now: Nanos) {
-        let parts = self.table.get_mut(id.hctx).tags.dissolve(id.tag);
-        let (mut tag, mut bios) = (parts.first, parts.bios);
+        let tags = &mut self.table.get_mut(id.hctx).tags;
+        let issued = tags.issue(id.tag).at;
+        let parts = tags.dissolve(id.tag);
+        let (mut tag, mut bios, mut counted) = (parts.first, parts.bios, false);
         loop {
             let tags = &mut self.table.get_mut(id.hctx).tags;
             let bytes = tags.slot(tag).op.range().map_or(0, SectorRange::bytes);
@@ -80,6 +101,8 @@ impl Domain {
                 break;
             };
             let Some(next) = tags.unlink(tag) else { break };
+            tags.issued_with(tag, issued);
+            counted |= tags.slot(tag).join != Join::Joined;
             self.bio_done(Ident { tag, ..id }, Status::Ok, now);
             (tag, bios, done) = (next, bios - 1, beyond);
         }
@@ -90,7 +113,13 @@ impl Domain {
             hctx.tags.set(id.tag, State::Merged);
         }
         hctx.tags.regroup(&parts, &Rest { first: tag, bios, done });
-        hctx.tags.slot_mut(tag).again = 0;
+        let slot = hctx.tags.slot_mut(tag);
+        slot.again = 0;
+        if counted {
+            // The one as which the request was in progress is answered (A6).
+            slot.join = Join::Piece;
+            hctx.stats.piece(slot.op, now);
+        }
         self.requeue(Ident { tag, ..id });
     }
 

@@ -112,7 +112,7 @@ impl Domain {
             self.run_sync(lane, now, issue);
         }
         self.run_parked(now);
-        self.run_leftovers(issue);
+        self.run_leftovers(now, issue);
         self.run_plug(now, issue);
         self.run_scheduler(now, issue);
         u32::try_from(self.issued - before).unwrap_or(u32::MAX)
@@ -124,18 +124,20 @@ impl Domain {
         let hctx = self.table.get_mut(id.hctx);
         let request = hctx.tags.slot(id.tag).sync(id);
         if issue.issue(&request, Bios::none(&hctx.tags)).is_err() {
-            hctx.stats.refused += 1;
+            hctx.stats.refused();
             lane.blocked = true;
             return; // F6
         }
         hctx.tags.set(id.tag, State::Syncing);
+        let slot = hctx.tags.slot(id.tag);
+        hctx.stats.sync_issued(slot.op, slot.arrival, now);
         lane.flush.issued(start, now);
         self.syncing += 1;
         self.issued += 1;
     }
 
     /// Tries what is left over, each hctx once (D2).
-    fn run_leftovers<I: Issue>(&mut self, issue: &mut I) {
+    fn run_leftovers<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
         if self.leftovers == 0 {
             return;
         }
@@ -145,7 +147,7 @@ impl Domain {
         for i in (first..n).chain(0..first.min(n)) {
             let Ok(id) = u16::try_from(i).map(HctxId) else { break };
             if self.table.find(id).is_some_and(|h| !h.leftovers.is_empty())
-                && let Err(Stop::Credit) = self.run_leftovers_of(id, issue)
+                && let Err(Stop::Credit) = self.run_leftovers_of(id, now, issue)
             {
                 self.cursor = i; // the next run goes on here, so that nobody is always last
                 return;
@@ -154,9 +156,14 @@ impl Domain {
         self.cursor = if first + 1 < n { first + 1 } else { 0 };
     }
 
-    fn run_leftovers_of<I: Issue>(&mut self, of: HctxId, issue: &mut I) -> Result<(), Stop> {
+    fn run_leftovers_of<I: Issue>(
+        &mut self,
+        of: HctxId,
+        now: Nanos,
+        issue: &mut I,
+    ) -> Result<(), Stop> {
         while let Some(tag) = self.table.get(of).leftovers.front() {
-            self.try_issue(Ident { hctx: of, tag }, issue)?;
+            self.try_issue(Ident { hctx: of, tag }, now, issue)?;
             let hctx = self.table.get_mut(of);
             hctx.tags.pop_front(&mut hctx.leftovers);
             self.lanes[hctx.lane.index()].leftovers -= 1;
@@ -176,7 +183,7 @@ impl Domain {
         for i in 0..self.plug.len() {
             let id = self.plug.get(i);
             if direct && self.table.get(id.hctx).busy.level() == 0 {
-                match self.try_issue(id, issue) {
+                match self.try_issue(id, now, issue) {
                     Ok(()) => continue,
                     Err(Stop::Busy) => self.leave(id),
                     Err(Stop::Credit) => self.stage(id, now),
@@ -199,7 +206,7 @@ impl Domain {
                 self.leave(id); // D7
                 continue;
             }
-            match self.try_issue(id, issue) {
+            match self.try_issue(id, now, issue) {
                 Ok(()) => self.table.get_mut(id.hctx).busy.clean(),
                 Err(_) => self.leave(id),
             }
@@ -211,7 +218,7 @@ impl Domain {
         self.leftovers > 0 && self.lanes.iter().all(|lane| lane.leftovers > 0)
     }
 
-    fn try_issue<I: Issue>(&mut self, id: Ident, issue: &mut I) -> Result<(), Stop> {
+    fn try_issue<I: Issue>(&mut self, id: Ident, now: Nanos, issue: &mut I) -> Result<(), Stop> {
         let hctx = self.table.get_mut(id.hctx);
         if !self.budget.available() {
             hctx.busy.refused();
@@ -220,11 +227,12 @@ impl Domain {
         let request = hctx.tags.slot(id.tag).request(id);
         if let Err(Busy) = issue.issue(&request, hctx.tags.bios(id.tag)) {
             hctx.busy.refused();
-            hctx.stats.refused += 1;
+            hctx.stats.refused();
             self.lanes[hctx.lane.index()].blocked = true;
             return Err(Stop::Busy);
         }
-        hctx.tags.set(id.tag, State::InFlight);
+        hctx.tags.issued(id.tag, now);
+        hctx.stats.issued(now);
         self.budget.spend();
         self.issued += 1;
         Ok(())
@@ -244,7 +252,7 @@ impl Domain {
         let hctx = self.table.get_mut(id.hctx);
         hctx.tags.set(id.tag, State::Leftover);
         hctx.tags.push_front(&mut hctx.leftovers, id.tag);
-        hctx.stats.requeues += 1;
+        hctx.stats.requeued(1);
         self.lanes[hctx.lane.index()].leftovers += 1;
         self.leftovers += 1;
     }

@@ -21,8 +21,9 @@ use super::limits::{Gatekeeper, Limits};
 use super::merge::MergeConfig;
 use super::plug::Plug;
 use super::sched::Scheduler;
-use super::stats::Stats;
+use super::stats::{QueueStats, Stats};
 use super::tags::{State, TagBusy};
+use super::watch::Watch;
 use super::{Bios, Ident, Request};
 use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, SectorRange, Status, Tag};
 
@@ -89,6 +90,8 @@ pub struct Domain {
     pub(super) lanes: Vec<Lane>,
     pub(super) budget: Budget,
     thread: u16,
+    /// Threads to wake for what a scheduler that is gone gave back.
+    pub(super) wakes: Wakes,
     /// Leftovers on all hctxs.
     pub(super) leftovers: u32,
     /// Syncs with the kernel.
@@ -97,6 +100,7 @@ pub struct Domain {
     pub(super) cursor: usize,
     /// Requests issued so far.
     pub(super) issued: u64,
+    pub(super) watch: Watch,
 }
 
 impl Domain {
@@ -112,10 +116,12 @@ impl Domain {
             lanes: Vec::new(),
             budget: Budget::new(config.hw_depth),
             thread: config.thread,
+            wakes: Wakes::default(),
             leftovers: 0,
             syncing: 0,
             cursor: 0,
             issued: 0,
+            watch: Watch::default(),
         }
     }
 
@@ -143,15 +149,29 @@ impl Domain {
         id
     }
 
-    /// Adds a hctx of a disk, with the tags `0..depth`. A control-time operation; `None` when the
-    /// table is full.
+    /// Adds a hctx of a disk, with the tags `0..depth` and counters of its own. A control-time
+    /// operation; `None` when the table is full.
     ///
     /// # Panics
     /// When there is no such disk.
     pub fn add_hctx(&mut self, lane: LaneId, depth: u16) -> Option<HctxId> {
+        self.add_hctx_with(lane, depth, Arc::new(QueueStats::new()))
+    }
+
+    /// As [`add_hctx`](Domain::add_hctx), with counters that were there before and will be
+    /// afterwards ([`DiskStats`](super::DiskStats)).
+    ///
+    /// # Panics
+    /// When there is no such disk; in debug builds, when another hctx writes these counters.
+    pub fn add_hctx_with(
+        &mut self,
+        lane: LaneId,
+        depth: u16,
+        stats: Arc<QueueStats>,
+    ) -> Option<HctxId> {
         assert!(lane.index() < self.lanes.len(), "the disk is in the domain");
         let merging = self.merging(lane);
-        let id = self.table.add(Hctx::new(lane, depth, merging))?;
+        let id = self.table.add(Hctx::new(lane, depth, merging, stats))?;
         self.scheduler.attach(id, lane, depth);
         Some(id)
     }
@@ -163,7 +183,7 @@ impl Domain {
             return None;
         }
         self.scheduler.detach(id);
-        self.table.remove(id).map(|hctx| hctx.stats)
+        self.table.remove(id).map(|hctx| hctx.stats.snapshot())
     }
 
     /// Takes a bio in: claims its tag and puts it into the batch of the sweep. A flush goes to the
@@ -180,6 +200,8 @@ impl Domain {
         let ident = Ident { hctx: id, tag: bio.tag };
         if bio.op == Op::Flush {
             hctx.tags.claim(&bio, now, State::FlushWait)?;
+            self.watch.begun(now);
+            hctx.stats.submitted(bio.op, now);
             hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);
             // What the guest sent before the flush stays before it (M3).
             let lane = hctx.lane.index();
@@ -192,6 +214,8 @@ impl Domain {
         if bio.fua && bio.op.is_write() && !alone {
             hctx.tags.slot_mut(bio.tag).flush_after();
         }
+        self.watch.begun(now);
+        hctx.stats.submitted(bio.op, now);
         if !self.park(ident, bio.op, now) {
             self.enter(ident, now);
         }
@@ -205,7 +229,6 @@ impl Domain {
         }
         let hctx = self.table.get_mut(id.hctx);
         let op = hctx.tags.slot(id.tag).op;
-        hctx.stats.start(now);
         hctx.merging.plugged(id.tag, op);
         if self.plug.is_full(id) || self.plug_is_grown() {
             self.stage_plug(now);
@@ -225,6 +248,7 @@ impl Domain {
         let hctx = self.table.get_mut(id);
         let bio = Bio::new(tag, Op::Flush);
         hctx.tags.claim(&bio, Nanos(0), State::Done)?;
+        self.watch.begun(Nanos(0));
         hctx.answer(tag, status);
         Ok(())
     }
@@ -295,7 +319,7 @@ impl Domain {
         debug_assert!(self.bios(id, tag).len() == 1, "who has several ranges travels alone");
         let hctx = self.table.get_mut(id);
         let slot = hctx.tags.slot_mut(tag);
-        hctx.stats.part(slot.op);
+        hctx.stats.moved(slot.op, slot.op.range().map_or(0, SectorRange::sectors));
         slot.again = 0;
         match &mut slot.op {
             Op::Discard(range) | Op::WriteZeroes { range, .. } => *range = next,
@@ -350,7 +374,9 @@ impl Domain {
     /// # Panics
     /// When there is no such hctx.
     pub fn take_done(&mut self, id: HctxId) -> Option<(Tag, Status)> {
-        self.table.get_mut(id).take_done()
+        let taken = self.table.get_mut(id).take_done()?;
+        self.watch.ended();
+        Some(taken)
     }
 
     /// Gives a taken tag back to the guest. Only after the used index that contains it is
@@ -388,7 +414,8 @@ impl Domain {
     /// index may be among them. To be asked after `complete` and `run`.
     #[must_use]
     pub fn take_wakes(&mut self) -> Wakes {
-        let mut wakes = self.scheduler.take_wakes();
+        let mut wakes = std::mem::take(&mut self.wakes);
+        wakes.add(self.scheduler.take_wakes());
         for lane in &mut self.lanes {
             wakes.add(lane.flush.take_wakes());
         }
@@ -412,13 +439,22 @@ impl Domain {
         self.table.get(id).tags.slot(tag).generation
     }
 
-    /// The counters of a hctx.
+    /// The counters of a hctx now.
     ///
     /// # Panics
     /// When there is no such hctx.
     #[must_use]
-    pub fn stats(&self, id: HctxId) -> &Stats {
-        &self.table.get(id).stats
+    pub fn stats(&self, id: HctxId) -> Stats {
+        self.table.get(id).stats.snapshot()
+    }
+
+    /// The counters of a hctx as any thread may read them.
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[must_use]
+    pub fn queue_stats(&self, id: HctxId) -> &Arc<QueueStats> {
+        self.table.get(id).stats.queue()
     }
 
     /// How many bios of a hctx were submitted (or rejected) and not yet released.

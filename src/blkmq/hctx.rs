@@ -1,10 +1,12 @@
 //! A hardware context: one virtqueue as the core sees it, and the table of a domain's hctxs.
 
+use std::sync::Arc;
+
 use super::dispatch::Busyness;
 use super::limits::Direction;
 use super::merge::{Join, MergeConfig, Merging};
 use super::sched::Item;
-use super::stats::Stats;
+use super::stats::{Ended, QueueStats, Recorder, Role};
 use super::tags::{State, TagList, TagSet};
 use crate::block::{HctxId, LaneId, Nanos, Op, Status, Tag};
 
@@ -61,7 +63,7 @@ pub(super) struct Hctx {
     pub(super) parked: [TagList; 2],
     done: TagList,
     pub(super) busy: Busyness,
-    pub(super) stats: Stats,
+    pub(super) stats: Recorder,
     pub(super) merging: Merging,
     /// The disk it belongs to.
     pub(super) lane: LaneId,
@@ -69,8 +71,13 @@ pub(super) struct Hctx {
 }
 
 impl Hctx {
-    /// A hctx with nothing in it. Allocates.
-    pub(super) fn new(lane: LaneId, depth: u16, merging: MergeConfig) -> Hctx {
+    /// A hctx with nothing in it, that goes on with these counters. Allocates.
+    pub(super) fn new(
+        lane: LaneId,
+        depth: u16,
+        merging: MergeConfig,
+        stats: Arc<QueueStats>,
+    ) -> Hctx {
         Hctx {
             tags: TagSet::new(depth),
             leftovers: TagList::EMPTY,
@@ -78,7 +85,7 @@ impl Hctx {
             parked: [TagList::EMPTY, TagList::EMPTY],
             done: TagList::EMPTY,
             busy: Busyness::default(),
-            stats: Stats::default(),
+            stats: Recorder::new(stats),
             merging: Merging::new(merging),
             lane,
             depth,
@@ -104,26 +111,31 @@ impl Hctx {
 
     /// What the scheduler is told of a request.
     pub(super) fn item(&self, id: Ident) -> Item {
-        self.tags.slot(id.tag).item(id, self.lane)
+        let slot = self.tags.slot(id.tag);
+        let issued = self.tags.issue(id.tag).at.unwrap_or_default();
+        slot.item(id, self.lane, issued)
     }
 
     /// The bio has its answer: it joins the list of what is done.
     pub(super) fn finish(&mut self, tag: Tag, status: Status, now: Nanos) {
         let slot = self.tags.slot_mut(tag);
         slot.status = status;
-        let (op, arrival) = (slot.op, slot.arrival);
-        if slot.join == Join::Joined {
-            self.stats.merged_done(op, status);
-        } else {
-            self.stats.done(op, status, arrival, now);
-        }
+        let (op, arrival, join) = (slot.op, slot.arrival, slot.join);
+        let issue = self.tags.issue(tag);
+        let role = match join {
+            Join::May | Join::Never => Role::Head { bios: issue.bios },
+            Join::Joined => Role::Member,
+            Join::Piece => Role::Piece,
+        };
+        let issued = issue.at.unwrap_or(arrival);
+        self.stats.ended(&Ended { op, status, arrival, issued, role }, now);
         self.queue_done(tag);
     }
 
     /// A claimed bio is answered without having been worked on.
     pub(super) fn answer(&mut self, tag: Tag, status: Status) {
         self.tags.slot_mut(tag).status = status;
-        self.stats.rejected += 1;
+        self.stats.rejected();
         self.tags.push_back(&mut self.done, tag);
     }
 
@@ -237,6 +249,11 @@ impl Table {
     /// All hctxs with their ids.
     pub(super) fn iter_ids(&self) -> impl Iterator<Item = (HctxId, &Hctx)> {
         (0..).zip(&self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_ref()?)))
+    }
+
+    /// All hctxs with their ids, to change.
+    pub(super) fn iter_ids_mut(&mut self) -> impl Iterator<Item = (HctxId, &mut Hctx)> {
+        (0..).zip(&mut self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_mut()?)))
     }
 
     /// All hctxs.

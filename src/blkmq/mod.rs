@@ -37,13 +37,18 @@ pub mod sched;
 mod stats;
 mod switch;
 mod tags;
+mod watch;
 
 pub use domain::{Domain, DomainConfig, LaneConfig, Stale};
 pub use flush::{FlushGate, FlushPolicy, MAX_THREADS, Wakes};
 pub use hctx::Gauges;
 pub use merge::{Bios, MAX_SEGMENTS, MergeConfig, MergeCounters, MergeSearch};
-pub use stats::{OpStats, Stats};
+pub use stats::{
+    Batch, Bucket, DiskStats, Distribution, Ended, IoStat, Kind, OpStats, QueueStats, Recorder,
+    Role, Span, Stats,
+};
 pub use tags::TagBusy;
+pub use watch::{Overdue, Stage};
 
 /// A bio's name within its domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

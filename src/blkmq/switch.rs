@@ -37,6 +37,8 @@ impl Domain {
         for (id, _) in self.table.iter_ids() {
             self.scheduler.detach(id);
         }
+        // What the old one gives back to those that shared with it, is theirs to know.
+        self.wakes.add(self.scheduler.take_wakes());
         std::mem::replace(&mut self.scheduler, next)
     }
 

@@ -191,9 +191,9 @@ impl Slot {
     }
 
     /// What the scheduler is told of the bio.
-    pub(super) fn item(&self, id: Ident, lane: LaneId) -> Item {
+    pub(super) fn item(&self, id: Ident, lane: LaneId, issued: Nanos) -> Item {
         let Slot { op, class, arrival, .. } = *self;
-        Item { id, lane, op, class, arrival, issued: Nanos(0) }
+        Item { id, lane, op, class, arrival, issued }
     }
 
     /// The request that syncs the image on the bio's tag.
@@ -203,12 +203,28 @@ impl Slot {
     }
 }
 
+/// What a slot has no room for: when its data was issued, and what depends on that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Issued {
+    /// The last time; `None` before the first.
+    pub(super) at: Option<Nanos>,
+    /// Bios of the request that it led the first time; 1 before.
+    pub(super) bios: u16,
+    /// The watchdog has reported the bio (W2).
+    pub(super) reported: bool,
+}
+
+impl Issued {
+    const NEVER: Issued = Issued { at: None, bios: 1, reported: false };
+}
+
 /// The slots of one hctx.
 #[derive(Debug)]
 pub(super) struct TagSet {
     slots: Box<[Slot]>,
     /// What the slots of leaders have no room for; read only where `bios` is more than 1.
     pub(super) runs: Box<[Run]>,
+    issues: Box<[Issued]>,
     /// Flushes that the hctx has seen (M3).
     pub(super) epoch: u16,
     counts: [u16; STATES],
@@ -241,7 +257,8 @@ impl TagSet {
         counts[State::Free as usize] = depth;
         let slots = vec![slot; usize::from(depth)].into_boxed_slice();
         let runs = vec![Run::default(); usize::from(depth)].into_boxed_slice();
-        TagSet { slots, runs, epoch: 0, counts }
+        let issues = vec![Issued::NEVER; usize::from(depth)].into_boxed_slice();
+        TagSet { slots, runs, issues, epoch: 0, counts }
     }
 
     /// How many slots are in `state` (T6).
@@ -269,6 +286,7 @@ impl TagSet {
         slot.generation = slot.generation.wrapping_add(1);
         slot.again = 0;
         slot.scheduled = false;
+        self.issues[bio.tag.index()] = Issued::NEVER;
         self.set(bio.tag, to);
         Ok(())
     }
@@ -299,6 +317,35 @@ impl TagSet {
     /// When the tag is not below the depth.
     pub(super) fn slot_mut(&mut self, tag: Tag) -> &mut Slot {
         &mut self.slots[tag.index()]
+    }
+
+    /// The request that the tag leads goes to the kernel.
+    pub(super) fn issued(&mut self, tag: Tag, now: Nanos) {
+        self.set(tag, State::InFlight);
+        let bios = self.slot(tag).bios;
+        let issue = &mut self.issues[tag.index()];
+        if issue.at.is_none() {
+            issue.bios = bios;
+        }
+        issue.at = Some(now);
+    }
+
+    /// When and how the tag's data was issued.
+    ///
+    /// # Panics
+    /// When the tag is not below the depth.
+    pub(super) fn issue(&self, tag: Tag) -> Issued {
+        self.issues[tag.index()]
+    }
+
+    /// The bio travelled with another one, and was issued at this time.
+    pub(super) fn issued_with(&mut self, tag: Tag, at: Option<Nanos>) {
+        self.issues[tag.index()].at = at;
+    }
+
+    /// All tags, to look at and to mark as reported.
+    pub(super) fn iter_issues(&mut self) -> impl Iterator<Item = (Tag, &Slot, &mut Issued)> {
+        (0..).zip(self.slots.iter().zip(&mut self.issues)).map(|(i, (s, n))| (Tag(i), s, n))
     }
 
     /// Moves a tag along an edge of T3.

@@ -123,7 +123,10 @@ pub(crate) struct Guest {
     pub(crate) data_errors: u64,
     pub(crate) flush_errors: u64,
     pub(crate) rejected: u64,
+    /// Sectors that the disk moved, whatever became of the bio.
     pub(crate) sectors: u64,
+    /// Time during which the core had data of this guest in progress.
+    pub(crate) busy: u64,
     pub(crate) frozen: bool,
     /// Flushes so far: no merge crosses one.
     pub(super) epoch: u64,
@@ -144,6 +147,7 @@ impl Guest {
             flush_errors: 0,
             rejected: 0,
             sectors: 0,
+            busy: 0,
             frozen: false,
             epoch: 0,
         }

@@ -13,7 +13,10 @@ use super::core_disk::{Disk, Flight, Image, Progress, Rng, touch};
 pub(crate) use super::core_guest::{Config, Guest};
 use super::core_guest::{Live, SeedGuard};
 use crate::blkmq::sched::NoScheduler;
-use crate::blkmq::{Domain, DomainConfig, FlushGate, FlushPolicy, LaneConfig, Stale, TagBusy};
+use crate::blkmq::{
+    Batch, Distribution, Domain, DomainConfig, FlushGate, FlushPolicy, Kind, LaneConfig,
+    QueueStats, Span, Stale, Stats, TagBusy,
+};
 use crate::block::{Bio, Class, Nanos, Op, Outcome, Sector, SectorRange, Status, Tag};
 
 /// One queue thread.
@@ -117,9 +120,20 @@ impl World {
     }
 
     fn advance(&mut self) {
-        self.now += self.rng.below(50);
-        let now = self.now;
-        self.threads.iter_mut().for_each(|t| t.disk.now = now);
+        let later = self.now + self.rng.below(50);
+        self.time(later);
+    }
+
+    fn time(&mut self, now: u64) {
+        let passed = now - self.now;
+        self.now = now;
+        for Thread { domain, guests, disk } in &mut self.threads {
+            disk.now = now;
+            for guest in guests.iter_mut() {
+                let busy = domain.stats(guest.hctx).in_progress() > 0;
+                guest.busy += if busy { passed } else { 0 };
+            }
+        }
     }
 
     /// Pops some bios of some hctxs, then runs the domain, as a queue thread does.
@@ -356,13 +370,13 @@ impl World {
             return;
         }
         let bio = disk.bios.remove(&(guest.hctx, tag)).expect("the disk knew it");
+        guest.sectors += bio.moved / 512;
         if self.config.bad.is_some() {
             assert_eq!(status != Status::Ok, bio.bad, "L12: the bad range fails, and only that");
         }
         if status == Status::Ok {
             assert!(!bio.failed, "I07: the failing bio fails");
             assert_eq!(bio.moved, bio.bytes, "I07: all of it was moved");
-            guest.sectors += bio.bytes / 512;
             if let Some(w) = live.write {
                 let safe = !live.fua || self.config.noop || image.is_durable(w);
                 assert!(safe, "I26: write-through means durable");
@@ -477,7 +491,7 @@ impl World {
         match choices[self.rng.index(choices.len())] {
             (0, t, _) => self.run(t),
             (1, t, i) => {
-                self.now = self.now.max(self.threads[t].disk.flights[i].due);
+                self.time(self.now.max(self.threads[t].disk.flights[i].due));
                 self.advance();
                 self.complete(t, i);
             }
@@ -512,14 +526,34 @@ impl World {
                 assert_eq!(s.rejected, guest.rejected, "I30: rejected heads");
                 assert_eq!(s.failed, guest.errors, "I30: errors");
                 let sectors: u64 = ops.iter().map(|o| o.sectors).sum();
-                assert!(sectors >= guest.sectors, "I30: sectors of what succeeded");
-                if guest.data_errors == 0 {
-                    assert_eq!(sectors, guest.sectors, "I30: sectors");
-                }
-                assert!(s.io_ticks <= self.now, "I30: busy time is part of the time");
-                assert!(s.time_in_queue() >= s.io_ticks, "I30: time in queue counts each bio");
+                assert_eq!(sectors, guest.sectors, "I30: sectors are what the disk moved");
+                let ticks = s.io_ticks(Nanos(self.now));
+                assert_eq!(ticks, guest.busy, "I30: busy time, to the nanosecond");
+                assert!(ticks <= self.now, "I30: busy time is part of the time");
+                assert!(s.time_in_queue() >= ticks, "I30: time in queue counts each request");
+                let finished: u64 = ops.iter().map(|o| o.bios).sum();
+                assert_eq!(finished, guest.data, "I30: every data bio ended");
+                Self::check_histograms(thread.domain.queue_stats(guest.hctx), &s);
             }
         }
+    }
+
+    /// The histograms against the counters (I30).
+    fn check_histograms(queue: &QueueStats, s: &Stats) {
+        let ops = [(Kind::Read, s.reads), (Kind::Write, s.writes), (Kind::Discard, s.discards)];
+        for (kind, of) in ops {
+            let spans = [Span::QueueToComplete, Span::QueueToIssue, Span::IssueToComplete];
+            let [whole, wait, service] = spans.map(|span| queue.latency(kind, span));
+            assert_eq!([&whole, &wait, &service].map(Distribution::count), [of.bios; 3], "I30");
+            assert_eq!(whole.sum(), wait.sum() + service.sum(), "I30: the parts are the whole");
+            assert!(whole.sum() >= of.nanos, "I30: bios wait as long as their requests");
+        }
+        let flushes = [Span::QueueToComplete, Span::IssueToComplete]
+            .map(|span| queue.latency(Kind::Flush, span).count());
+        assert_eq!(flushes, [s.flush_bios, s.flushes], "I30: flushes waited for, syncs timed");
+        let sizes = queue.batches(Batch::Request);
+        let ios = s.reads.ios + s.writes.ios + s.discards.ios;
+        assert_eq!(sizes.count(), ios, "I30: each request has a size");
     }
 
     /// Sums a number over all guests.

@@ -154,13 +154,12 @@ impl FlushMachine {
         };
         let hctx = table.get_mut(id.hctx);
         hctx.tags.set(id.tag, State::FlushWait);
-        hctx.stats.flushes += 1;
-        hctx.stats.flush_nanos += now.since(since);
+        hctx.stats.synced(since, now);
         let result = match outcome {
             Outcome::Done => Ok(()),
             Outcome::Again if self.again < AGAIN_MAX => {
                 self.again += 1;
-                hctx.stats.requeues += 1;
+                hctx.stats.requeued(1);
                 self.phase = Phase::Holding;
                 return;
             }

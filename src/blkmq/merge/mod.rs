@@ -137,8 +137,11 @@ pub(super) enum Join {
     May,
     /// It travels alone (M1).
     Never,
-    /// It was, as the guest of another one; also after they were parted (M10).
+    /// It was, as the guest of another one (M10).
     Joined,
+    /// It was, but that one's request was taken apart or went without it: it is, or leads, a
+    /// request of its own, and is never joined again.
+    Piece,
 }
 
 /// On which side of a held request the other one touches it.
@@ -419,7 +422,7 @@ impl Domain {
         let (before, lost) = (held(into), held(gone));
         let op = hctx.tags.slot(gone.tag).op;
         hctx.tags.join(into.tag, gone.tag, side);
-        hctx.stats.absorbed(op);
+        hctx.stats.merged(op);
         hctx.merging.counters.absorbed += 1;
         hctx.merging.newest[kind(op)] = Link::to(into.tag);
         let after = hctx.item(into);

@@ -6,6 +6,7 @@ mod invariants;
 mod kth;
 mod merging;
 mod scenes;
+mod stats_cost;
 mod switch;
 mod warm;
 
