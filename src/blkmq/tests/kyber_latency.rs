@@ -120,12 +120,14 @@ fn i20_an_older_p99_counts_once() {
     assert_eq!(l.fold(at(200), [256, 40, 64]), [Some(256), Some(20), None]);
     record(&l, 500, READ, 7, 7);
     assert_eq!(l.fold(at(300), [256, 20, 64]), [Some(256), None, None], "but only once");
-    // One that was judged in congestion is used up as well.
+    // A new one that is judged in congestion takes the older one's place, and is used up as well.
+    record(&l, 500, WRITE, 0, 0);
+    assert_eq!(l.fold(at(400), [256, 20, 64]), [None; 3]);
     record(&l, 500, READ, 7, 7);
     record(&l, 500, WRITE, 1, 0);
-    assert_eq!(l.fold(at(400), [256, 20, 64]), [Some(256), Some(10), None]);
+    assert_eq!(l.fold(at(500), [256, 20, 64]), [Some(256), Some(10), None]);
     record(&l, 500, READ, 7, 7);
-    assert_eq!(l.fold(at(500), [256, 10, 64]), [Some(256), None, None]);
+    assert_eq!(l.fold(at(600), [256, 10, 64]), [Some(256), None, None]);
 }
 
 #[test]

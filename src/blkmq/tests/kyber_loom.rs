@@ -176,7 +176,7 @@ fn loom_kyber_whole_schedulers_lose_no_wake_up() {
 
 #[test]
 fn loom_kyber_one_thread_folds_and_no_sample_is_lost() {
-    bounded(1, || {
+    bounded(2, || {
         let shared = Arc::new(KyberShared::new(2));
         let ended = |shared: &KyberShared, t, now| {
             shared.record(t, 0, (1, 1), Nanos(now), &mut Wakes::default());

@@ -163,7 +163,8 @@ impl Latencies {
             let fresh = self.windows[kind][TOTAL].percentile(99, now);
             let last = &self.last[kind];
             let p99 = if congested {
-                fresh.or(self.used_up(kind))
+                let older = self.used_up(kind); // gone even where it is not needed
+                fresh.or(older)
             } else {
                 if let Some(p99) = fresh {
                     last.store(u32::from(p99) + 1, Ordering::Relaxed);

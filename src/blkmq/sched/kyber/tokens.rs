@@ -54,11 +54,11 @@ impl Word {
     }
 
     fn claims(self) -> u64 {
-        self.0 / CLAIM & FIELD
+        (self.0 / CLAIM) & FIELD
     }
 
     fn depth(self) -> u64 {
-        self.0 / DEPTH & FIELD
+        (self.0 / DEPTH) & FIELD
     }
 
     /// Whether there is a token for somebody with or without a claim (KT1, KT4).
