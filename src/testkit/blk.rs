@@ -153,6 +153,7 @@ pub struct BlkDriver {
     driver: Driver,
     memory: Arc<TestMemory>,
     sent: Vec<Option<Sent>>,
+    align: u64,
 }
 
 impl BlkDriver {
@@ -161,7 +162,13 @@ impl BlkDriver {
     pub fn new(driver: Driver) -> BlkDriver {
         let memory = Arc::clone(driver.memory());
         let sent = (0..driver.ring().size()).map(|_| None).collect();
-        BlkDriver { driver, memory, sent }
+        BlkDriver { driver, memory, sent, align: 1 }
+    }
+
+    /// From now on buffers begin at multiples of `align` bytes of guest memory, as direct I/O likes
+    /// them; before, anywhere.
+    pub fn set_align(&mut self, align: u64) {
+        self.align = align;
     }
 
     /// The ring underneath.
@@ -208,7 +215,7 @@ impl BlkDriver {
             rest = more;
             if !piece.is_empty() {
                 // One byte more, so that neighbours never merge into one buffer by chance.
-                let gpa = self.memory.alloc(piece.len() as u64 + 1, 1);
+                let gpa = self.memory.alloc(piece.len() as u64 + 1, self.align);
                 self.memory.write(gpa, piece);
                 let len = u32::try_from(piece.len()).expect("a request is short");
                 bufs.push(Buf { gpa, len, writable });

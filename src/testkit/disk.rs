@@ -8,6 +8,7 @@
 //! * D3 A power cut keeps the durable content only.
 //! * D4 Faults are chosen by the number of the operation (`fail_kth`) or at random by the seed:
 //!   an error (nothing done), a short transfer (a prefix done), "again", a refusal (`Busy`).
+//!   Or by place: a transfer, discard or zeroing of a bad sector always fails.
 //! * D5 Channels are numbered in the order in which they were opened. Each takes `depth` operations
 //!   at a time and finds only its own completions.
 
@@ -74,6 +75,8 @@ struct State {
     rates: FaultRates,
     dsync: bool,
     kth: Option<(u64, Fault)>,
+    /// Bytes that cannot be used.
+    bad: std::ops::Range<u64>,
     depth: usize,
     started: u64,
     syncs: u64,
@@ -107,6 +110,7 @@ impl SimDisk {
             rates: FaultRates::default(),
             dsync: true,
             kth: None,
+            bad: 0..0,
             depth,
             started: 0,
             syncs: 0,
@@ -131,6 +135,11 @@ impl SimDisk {
     /// The `k`-th operation from the start (counted from 0) gets this fault.
     pub fn fail_kth(&self, k: u64, fault: Fault) {
         self.state().kth = Some((k, fault));
+    }
+
+    /// These sectors are bad from now on.
+    pub fn set_bad(&self, sectors: std::ops::Range<u64>) {
+        self.state().bad = sectors.start * SECTOR_SIZE..sectors.end * SECTOR_SIZE;
     }
 
     /// How many operations were accepted.
@@ -238,6 +247,7 @@ impl State {
         match p.fault {
             Some(Fault::Error(e)) => return Outcome::Failed(Errno(e)),
             Some(Fault::Again) => return Outcome::Again,
+            _ if self.is_bad(p) => return Outcome::Failed(Errno(libc::EIO)),
             _ => {}
         }
         let short = p.fault == Some(Fault::Short) && u64::from(p.bytes) > SECTOR_SIZE;
@@ -267,6 +277,15 @@ impl State {
             Ok(n) if short => Outcome::Short(n),
             _ => Outcome::Done,
         }
+    }
+
+    fn is_bad(&self, p: &Pending) -> bool {
+        let (start, len) = match p.verb {
+            Verb::Read { offset } | Verb::Write { offset, .. } => (offset, u64::from(p.bytes)),
+            Verb::Discard { offset, len } | Verb::WriteZeroes { offset, len, .. } => (offset, len),
+            Verb::Sync => (0, 0),
+        };
+        start < self.bad.end && self.bad.start < start + len
     }
 
     fn transfer(&mut self, bufs: &[GuestBuf], offset: u64, bytes: u64, direction: Direction) {

@@ -233,6 +233,44 @@ fn unmap_is_a_permission_of_all_segments() {
     }
 }
 
+/// Where the bio says how it travels.
+fn shape(parsed: Parsed) -> (u16, bool) {
+    let Parsed::Bio(bio) = parsed else { panic!("a bio: {parsed:?}") };
+    (bio.segments, bio.alone)
+}
+
+#[test]
+fn what_the_image_cannot_take_as_it_is_travels_alone() {
+    let direct = Rules { buffers: BufferMask { addr: 511, len: 511 }, ..RULES };
+    for (piece, alone) in [(1024, false), (512, false), (700, true), (256, true)] {
+        let mut bench = Bench::new();
+        // Where the buffers begin in memory is the test kit's choice: only whole pieces agree.
+        for request in [Request::read(0, 2048), Request::write(0, &[1; 2048])] {
+            let framing = Framing::pieces(&request, piece, Layout::Indirect);
+            let (tag, parsed) = bench.send(&request, &framing, &direct);
+            let bufs = bench.slots.bufs(tag);
+            let aligned = direct.buffers.takes(bufs);
+            assert_eq!(shape(parsed), (u16::try_from(bufs.len()).expect("few"), !aligned));
+            assert!(!alone || !aligned, "lengths of {piece} are odd");
+            let (_, parsed) = bench.send(&request, &framing, &RULES);
+            assert!(!shape(parsed).1, "the page cache takes anything");
+        }
+    }
+}
+
+#[test]
+fn several_ranges_travel_alone() {
+    let mut bench = Bench::new();
+    for (segments, alone) in [
+        (&[(0, 8, 0)][..], false),
+        (&[(0, 8, 0), (8, 0, 0)], false),
+        (&[(0, 8, 0), (8, 8, 0)], true),
+    ] {
+        assert_eq!(shape(bench.judge(&Request::discard(segments), &RULES)), (0, alone));
+        assert_eq!(shape(bench.judge(&Request::write_zeroes(segments), &RULES)), (0, alone));
+    }
+}
+
 #[test]
 fn an_ignored_discard_is_judged_and_then_answered() {
     let mut bench = Bench::new();

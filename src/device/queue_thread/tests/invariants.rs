@@ -122,6 +122,45 @@ fn i27_queues_of_two_threads_stop_and_start_under_load() {
     assert!(stops > 200, "queues were stopped: {stops}");
 }
 
+/// Guests whose requests follow each other.
+const STREAMS: Shape = Shape { sequential: 90, ..CALM };
+
+#[test]
+fn i06_merged_requests_move_the_right_bytes() {
+    let mut merges = 0;
+    for seed in 1200..1260 {
+        let rates = FaultRates { short: 200, again: 50, busy: 100, error: 0 };
+        let shape = Shape { rates, depth: 8, ..STREAMS };
+        let world = run(seed, shape, 1500);
+        assert_eq!(world.tally.failed, 0);
+        merges += world.merges();
+    }
+    assert!(merges > 1000, "requests were merged: {merges}");
+}
+
+#[test]
+fn i07_l12_of_merged_requests_only_those_on_a_bad_sector_fail() {
+    let (mut failed, mut merges) = (0, 0);
+    for seed in 1300..1360 {
+        let bad = Some((40, 43));
+        let rates = FaultRates { busy: 50, ..NO_FAULTS };
+        let world = run(seed, Shape { bad, rates, ..STREAMS }, 1500);
+        failed += world.tally.failed;
+        merges += world.merges();
+    }
+    assert!(failed > 200 && merges > 1000, "{failed} failed, {merges} were merged");
+}
+
+#[test]
+fn i26_merged_write_through_is_durable() {
+    let mut merges = 0;
+    for seed in 1400..1440 {
+        let world = run(seed, Shape { toggles: true, dsync: seed % 2 == 0, ..STREAMS }, 1500);
+        merges += world.merges();
+    }
+    assert!(merges > 500, "requests were merged: {merges}");
+}
+
 /// Range blocks run out before heads do: what waits in the ring must not keep the thread awake.
 #[test]
 fn a_queue_without_room_for_another_bio_sleeps_until_one_is_finished() {

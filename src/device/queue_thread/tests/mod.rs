@@ -5,6 +5,7 @@ mod ends;
 mod faults;
 mod hostile;
 mod invariants;
+mod merging;
 mod shape;
 mod warm;
 mod world;

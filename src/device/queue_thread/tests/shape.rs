@@ -33,6 +33,10 @@ pub(super) struct Shape {
     pub(super) toggles: bool,
     /// The image takes durable writes.
     pub(super) dsync: bool,
+    /// Requests that follow the newest one on the disk, in 100.
+    pub(super) sequential: u64,
+    /// Sectors that fail, and nothing else does.
+    pub(super) bad: Option<(usize, usize)>,
 }
 
 impl Shape {
@@ -45,5 +49,7 @@ impl Shape {
         stops: false,
         toggles: false,
         dsync: true,
+        sequential: 0,
+        bad: None,
     };
 }

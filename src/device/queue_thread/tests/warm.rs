@@ -14,11 +14,11 @@ use crate::image::{Image, OpenOptions, open};
 use crate::sys::uring::Ring;
 use crate::testkit::TestMemory;
 use crate::testkit::alloc::allocations;
-use crate::testkit::blk::{BlkDriver, Framing, Request};
+use crate::testkit::blk::{BlkDriver, Done, Framing, Request};
 use crate::testkit::driver::{Driver, Layout};
 
 /// A file of noise, served with direct I/O through a real ring.
-fn raw_image() -> (tempfile::NamedTempFile, Arc<dyn Image>) {
+pub(super) fn raw_image() -> (tempfile::NamedTempFile, Arc<dyn Image>) {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.as_file().set_len(1 << 20).expect("room for a megabyte");
     let path = file.path().to_str().expect("a plain name");
@@ -43,6 +43,12 @@ fn requests() -> Vec<(Request, Layout, u32)> {
             (Request::get_id(20), 512),
             (Request::discard(&[(0, 8, 0), (16, 8, 0), (64, 8, 0)]), 512),
             (Request::write_zeroes(&[(32, 8, 1), (40, 16, 0)]), 512),
+            // Neighbours: they travel together.
+            (Request::write(512, &[1; 4096]), 4096),
+            (Request::write(520, &[2; 8192]), 4096),
+            (Request::write(504, &[3; 4096]), 4096),
+            (Request::read(128, 4096), 4096),
+            (Request::read(136, 4096), 4096),
             (Request::new(99, 0), 512),
             (Request::read(1 << 55, 512), 512),
         ] {
@@ -52,14 +58,14 @@ fn requests() -> Vec<(Request, Layout, u32)> {
     all
 }
 
-struct Bench {
+pub(super) struct Bench {
     thread: QueueThread,
-    guests: Vec<BlkDriver>,
+    pub(super) guests: Vec<BlkDriver>,
     now: u64,
 }
 
 impl Bench {
-    fn new(image: Arc<dyn Image>, queues: u16) -> Bench {
+    pub(super) fn new(image: Arc<dyn Image>, queues: u16) -> Bench {
         let (mailbox, inbox) = mailbox().expect("an eventfd");
         let ring = Ring::new(64).expect("io_uring works on the test machine");
         let mut thread = QueueThread::new(0, ring, inbox).expect("the mailbox can be watched");
@@ -93,7 +99,10 @@ impl Bench {
                 disk: Arc::clone(&disk),
             };
             thread.start(start).expect("the queue can run");
-            guests.push(BlkDriver::new(driver));
+            let mut guest = BlkDriver::new(driver);
+            // The first one's buffers are copied by direct I/O, the others' are not.
+            guest.set_align(if queue == 0 { 1 } else { 4096 });
+            guests.push(guest);
         }
         Bench { thread, guests, now: 0 }
     }
@@ -106,20 +115,36 @@ impl Bench {
                 let framing = Framing::pieces(request, *piece, *layout);
                 guest.add_framed(request, &framing).expect("room");
             }
+        }
+        self.work(all.len() * self.guests.len(), drop)
+    }
+
+    /// Serves the `expected` requests that were added; the answers to them.
+    pub(super) fn serve(&mut self, expected: usize) -> Vec<Done> {
+        let mut answers = Vec::new();
+        self.work(expected, |done| answers.push(done));
+        answers
+    }
+
+    /// Serves `expected` requests; the allocations that this took.
+    fn work(&mut self, expected: usize, mut each: impl FnMut(Done)) -> u64 {
+        for guest in &mut self.guests {
             guest.publish();
         }
         for queue in self.thread.queues.iter_mut().flatten() {
             queue.active = true;
         }
         let (mut taken, mut answered) = (0, 0);
-        let expected = all.len() * self.guests.len();
         while answered < expected {
             self.now += 1000;
             let now = Nanos(self.now);
             let mut may_sleep = false;
             taken += allocations(|| may_sleep = self.thread.iterate(now));
             for guest in &mut self.guests {
-                answered += std::iter::from_fn(|| guest.poll()).count();
+                while let Some(done) = guest.poll() {
+                    each(done);
+                    answered += 1;
+                }
             }
             // With everything answered nothing would ever wake us.
             let wait = may_sleep && answered < expected;
@@ -141,6 +166,10 @@ fn a_warm_bench_allocates_nothing(image: Arc<dyn Image>) {
     }
     let taken: u64 = (0..20).map(|_| bench.round()).sum();
     assert_eq!(taken, 0);
+    for queue in bench.thread.queues.iter().flatten().filter(|q| q.id != QueueId(0)) {
+        let stats = bench.thread.lanes.domain.stats(queue.hctx);
+        assert!(stats.writes.merges >= 2 * 20, "and bios were merged: {}", stats.writes.merges);
+    }
 }
 
 #[test]

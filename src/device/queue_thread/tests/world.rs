@@ -69,6 +69,8 @@ pub(super) struct World {
     model: DiskModel,
     /// Per sector: -1 a write is in flight, n > 0 reads are.
     busy: Vec<i32>,
+    /// The end of the newest range, and whether it was written.
+    newest: (usize, bool),
     value: u64,
     epoch: u64,
     now: Nanos,
@@ -80,6 +82,9 @@ impl World {
         let sim = SimDisk::new(SECTORS as u64, shape.depth, rng.word());
         sim.set_rates(shape.rates);
         sim.set_dsync(shape.dsync);
+        if let Some((start, end)) = shape.bad {
+            sim.set_bad(start as u64..end as u64);
+        }
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
             (0..shape.threads).map(|_| mailbox().expect("an eventfd")).unzip();
         // Whether flushes may be answered without a sync is the disk's choice (G5).
@@ -105,6 +110,7 @@ impl World {
             guests: Vec::new(),
             model: DiskModel::new(SECTORS),
             busy: vec![0; SECTORS],
+            newest: (0, false),
             value: 0,
             epoch: 0,
             now: Nanos(1),
@@ -157,6 +163,24 @@ impl World {
 
     fn thread_of(&self, g: usize) -> usize {
         g % self.threads.len()
+    }
+
+    /// Bios that travelled with others.
+    pub(super) fn merges(&self) -> u64 {
+        let of = |t: &QueueThread| -> u64 {
+            let stats = t.queues.iter().flatten().map(|q| t.lanes.domain.stats(q.hctx));
+            stats.map(|s| s.reads.merges + s.writes.merges + s.discards.merges).sum()
+        };
+        self.threads.iter().map(of).sum()
+    }
+
+    /// Requests of several bios that failed and were taken apart.
+    pub(super) fn splits(&self) -> u64 {
+        let of = |t: &QueueThread| -> u64 {
+            let queues = t.queues.iter().flatten();
+            queues.map(|q| t.lanes.domain.merge_counters(q.hctx).splits).sum()
+        };
+        self.threads.iter().map(of).sum()
     }
 
     /// How often the err eventfd of guest `g` was written.
@@ -218,7 +242,13 @@ impl World {
     /// A range that no conflicting request works on; `None` when there is none at hand.
     fn free_range(&mut self, writing: bool) -> Option<(usize, usize)> {
         let len = 1 + usize::try_from(self.rng.below(6)).expect("small");
-        let start = usize::try_from(self.rng.below((SECTORS - len) as u64)).expect("small");
+        let follows = self.newest.0 + len <= SECTORS && self.rng.chance(self.shape.sequential, 100);
+        let start = if follows {
+            self.newest.0
+        } else {
+            usize::try_from(self.rng.below((SECTORS - len) as u64)).expect("small")
+        };
+        self.newest = (start + len, writing);
         let ok = |b: &i32| if writing { *b == 0 } else { *b >= 0 };
         self.busy[start..start + len].iter().all(ok).then_some((start, len))
     }
@@ -231,7 +261,10 @@ impl World {
 
     fn make_request(&mut self) -> Option<(Request, Sent)> {
         let through = (!self.disk.writeback.load(Ordering::Relaxed)).then_some(self.epoch);
-        Some(match self.rng.below(20) {
+        let kind = self.rng.below(20);
+        // A stream goes on in its own direction.
+        let goes_on = kind > 6 && self.rng.chance(self.shape.sequential, 100);
+        Some(match if goes_on { 7 + 12 * u64::from(self.newest.1) } else { kind } {
             0 | 1 => (Request::flush(), Sent::Flush(self.model.flush_submitted())),
             2 => (Request::get_id(20), Sent::GetId),
             3 => (Request::new(0x77, 0), Sent::Malformed),
@@ -349,6 +382,12 @@ impl World {
         let sent = self.guests[g].sent.remove(&done.head).expect("each head comes back once (I01)");
         self.tally.completed += 1;
         self.tally.failed += u64::from(done.status != 0);
+        if let (Some((from, to)), Sent::Read { start, len } | Sent::Write { start, len, .. }) =
+            (self.shape.bad, &sent)
+        {
+            let bad = *start < to && from < start + len;
+            assert_eq!(done.status != 0, bad, "L12: the bad range fails, and only that: {sent:?}");
+        }
         match sent {
             Sent::Read { start, len } => {
                 self.mark(start, len, -1);

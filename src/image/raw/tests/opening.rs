@@ -50,6 +50,19 @@ fn a_loop_of_links_is_an_error_of_its_own() {
 }
 
 #[test]
+fn direct_io_says_which_buffers_it_takes_and_the_page_cache_takes_any() {
+    let named = temp(&[0; 65536]);
+    let cached = RawImage::open(named.path(), &with(CacheMode::Writeback)).expect("a file");
+    assert_eq!(cached.buffer_mask(), BufferMask::default());
+    drop(cached);
+    let direct = soon(|| RawImage::open(named.path(), &with(CacheMode::None)));
+    let mask = direct.buffer_mask();
+    let block = direct.geometry().logical_block as usize;
+    assert!(mask.len > 0 && (mask.len + 1).is_power_of_two() && mask.len < block);
+    assert!((mask.addr + 1).is_power_of_two() && mask.addr <= 4095);
+}
+
+#[test]
 fn what_we_hold_is_refused_to_the_next() {
     let named = temp(&[0; 4096]);
     let options = OpenOptions::default();
