@@ -39,6 +39,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "blkmq::limits",
             "blkmq::sched",
             "blkmq::stats",
+            "blkmq::Gauges",
+            "blkmq::Overdue",
+            "blkmq::Stage",
+            "block",
         ],
     ),
     (

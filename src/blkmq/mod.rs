@@ -34,7 +34,7 @@ mod merge;
 mod parked;
 mod plug;
 pub mod sched;
-mod stats;
+pub mod stats;
 mod switch;
 mod tags;
 mod watch;

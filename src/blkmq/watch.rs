@@ -16,8 +16,8 @@
 use std::fmt;
 
 use super::domain::Domain;
-use super::tags::State;
-use crate::block::{HctxId, Nanos, Op, Tag};
+use super::tags::{Issued, Slot, State};
+use crate::block::{Class, HctxId, Nanos, Op, Tag};
 
 /// Time between two scans, in nanoseconds (W4).
 const PERIOD: u64 = 1_000_000_000;
@@ -30,6 +30,8 @@ const fn later(now: Nanos) -> Nanos {
 /// Where a bio is that has no answer yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Held back by a limit.
+    Throttled,
     /// In the batch of the current sweep.
     Plugged,
     /// With the scheduler.
@@ -42,6 +44,10 @@ pub enum Stage {
     InFlight,
     /// With the kernel: a sync on its tag.
     Syncing,
+    /// Part of another bio's request.
+    Merged,
+    /// Finished, the guest does not know yet.
+    Done,
 }
 
 impl Stage {
@@ -53,10 +59,16 @@ impl Stage {
             State::FlushWait => Some(Stage::FlushWait),
             State::InFlight => Some(Stage::InFlight),
             State::Syncing => Some(Stage::Syncing),
-            // What a limit holds back is where the operator wants it, however long.
-            State::Throttled => None,
-            State::Free | State::Merged | State::Done | State::Taken => None,
+            State::Throttled => Some(Stage::Throttled),
+            State::Merged => Some(Stage::Merged),
+            State::Done | State::Taken => Some(Stage::Done),
+            State::Free => None,
         }
+    }
+
+    /// Whether a bio may grow too old there (W1).
+    const fn is_watched(self) -> bool {
+        !matches!(self, Stage::Throttled | Stage::Merged | Stage::Done)
     }
 }
 
@@ -71,6 +83,8 @@ pub struct Overdue {
     pub generation: u16,
     /// What it does; of several ranges, the one that is worked on; of several bios, all of them.
     pub op: Op,
+    /// The guest's priority class.
+    pub class: Class,
     /// Bios in the request that it leads: 1 when it is alone.
     pub bios: u16,
     /// Bytes of that range that were moved already.
@@ -158,28 +172,41 @@ impl Domain {
                 continue;
             }
             for (tag, slot, issue) in hctx.tags.iter_issues() {
-                let Some(stage) = Stage::of(slot.state()) else { continue };
-                let age = now.since(slot.arrival);
-                if age <= limit || issue.reported {
-                    continue;
+                let Some(found) = look(id, tag, slot, issue, now) else { continue };
+                if found.stage.is_watched() && found.age > limit && !issue.reported {
+                    issue.reported = true;
+                    report(found);
                 }
-                issue.reported = true;
-                report(Overdue {
-                    hctx: id,
-                    tag,
-                    generation: slot.generation,
-                    op: slot.op,
-                    bios: slot.bios,
-                    done: slot.done,
-                    fua: slot.fua || slot.flush_after,
-                    stage,
-                    age,
-                    since_issue: issue.at.map(|at| now.since(at)),
-                    again: slot.again,
-                });
             }
         }
     }
+
+    /// Shows every bio of a hctx that the guest has no answer to, in whatever stage: for an operator
+    /// who asks. Costs the tags of the hctx; marks nothing.
+    pub fn in_progress(&mut self, id: HctxId, now: Nanos, show: &mut impl FnMut(Overdue)) {
+        let tags = &mut self.table.get_mut(id).tags;
+        tags.iter_issues()
+            .filter_map(|(tag, slot, issue)| look(id, tag, slot, issue, now))
+            .for_each(show);
+    }
+}
+
+/// What is known of a bio; `None` when the guest has the head.
+fn look(hctx: HctxId, tag: Tag, slot: &Slot, issue: &Issued, now: Nanos) -> Option<Overdue> {
+    Some(Overdue {
+        hctx,
+        tag,
+        generation: slot.generation,
+        op: slot.op,
+        class: slot.class,
+        bios: slot.bios,
+        done: slot.done,
+        fua: slot.fua || slot.flush_after,
+        stage: Stage::of(slot.state())?,
+        age: now.since(slot.arrival),
+        since_issue: issue.at.map(|at| now.since(at)),
+        again: slot.again,
+    })
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::rings::Rings;
 use crate::blkmq::sched::{BuildError, Kind};
 use crate::device::Disk;
-use crate::device::mailbox::{DiskId, Mailbox, ThreadGone};
+use crate::device::mailbox::{DiskId, Mailbox, QueueReport, ThreadGone};
 use crate::device::tuning::PoolTuning;
 
 /// Why a pool could not be changed.
@@ -42,7 +42,7 @@ struct State {
     /// As the operator wants it; `None` leaves it to the scheduler.
     hw_depth: Option<u32>,
     /// The rings of every session, of all disks.
-    rings: Vec<Weak<Mutex<Rings>>>,
+    rings: Vec<(DiskId, Weak<Mutex<Rings>>)>,
 }
 
 /// Some disks, their threads, and their scheduler.
@@ -104,8 +104,8 @@ impl Pool {
         let mut state = self.state();
         let mailboxes = self.places(state.kind, disk.id);
         let rings = Arc::new(Mutex::new(Rings::new(Arc::clone(disk), &mailboxes, queues)));
-        state.rings.retain(|old| old.strong_count() > 0);
-        state.rings.push(Arc::downgrade(&rings));
+        state.rings.retain(|(_, old)| old.strong_count() > 0);
+        state.rings.push((disk.id, Arc::downgrade(&rings)));
         rings
     }
 
@@ -152,7 +152,7 @@ impl Pool {
             return Ok(());
         }
         let mut first = Ok(());
-        for rings in state.rings.iter().filter_map(Weak::upgrade) {
+        for rings in state.rings.iter().filter_map(|(_, rings)| rings.upgrade()) {
             let mut rings = rings.lock().unwrap_or_else(PoisonError::into_inner);
             let places = self.places(kind, rings.disk());
             first = first.and(rings.set_mailboxes(&places));
@@ -194,6 +194,39 @@ impl Pool {
             mailbox.retune()?;
         }
         Ok(())
+    }
+
+    /// What the queues of a disk have in progress, with the number of the thread that has them.
+    ///
+    /// # Errors
+    /// [`PoolError::Thread`].
+    pub fn inspect(&self, disk: DiskId) -> Result<Vec<(u16, QueueReport)>, PoolError> {
+        // Nobody moves queues meanwhile, so each is seen once.
+        let _state = self.state();
+        let mut all = Vec::new();
+        for (thread, mailbox) in (0..).zip(&self.mailboxes) {
+            all.extend(mailbox.inspect(disk)?.into_iter().map(|report| (thread, report)));
+        }
+        Ok(all)
+    }
+
+    /// Whether a front-end is connected to this disk.
+    #[must_use]
+    pub fn has_session(&self, disk: DiskId) -> bool {
+        self.state().rings.iter().any(|(of, rings)| *of == disk && rings.strong_count() > 0)
+    }
+
+    /// The scheduler, and all its tunables with their values.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub fn tunables(&self) -> Result<(Kind, Vec<(String, String)>), PoolError> {
+        let state = self.state();
+        let value = |name: &&str| {
+            self.tune_all(state.kind, name, None).map(|value| ((*name).to_owned(), value))
+        };
+        let values: Result<_, _> = state.kind.tunables().iter().map(value).collect();
+        Ok((state.kind, values?))
     }
 
     /// Sets how many requests the pool may have in flight; `None` for what its scheduler thinks

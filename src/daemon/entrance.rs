@@ -160,6 +160,14 @@ impl Listener {
         Ok(Listener { file: Some(file), socket })
     }
 
+    /// Another descriptor of the socket, without its file.
+    ///
+    /// # Errors
+    /// What dup(2) answered.
+    pub(super) fn duplicate(&self) -> io::Result<UnixListener> {
+        self.socket.try_clone()
+    }
+
     /// The next front-end, if one waits. Its stream blocks and closes on exec.
     ///
     /// # Errors

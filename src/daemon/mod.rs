@@ -11,19 +11,25 @@
 
 mod control_loop;
 mod entrance;
+mod figures;
 pub mod logging;
 mod poller;
 mod service;
+mod steer;
 mod threads;
+mod watch;
 
 use std::io;
+use std::sync::Arc;
 
 use log::{debug, info};
 
 use self::control_loop::{Ended, Port};
 use self::entrance::{Entrance, Listener};
 use self::service::Service;
+use self::steer::Wheel;
 use crate::config::{Config, DiskConfig, Socket};
+use crate::control::admin::AdminServer;
 use crate::control::pool::PoolError;
 use crate::image::OpenError;
 use crate::sys::signal::{self, StopSignals};
@@ -116,6 +122,19 @@ fn ports(
     Ok(ports)
 }
 
+/// The admin socket, if it was asked for: the server, and the socket's file.
+fn admin(
+    config: &Config,
+    service: &Service,
+) -> Result<Option<(AdminServer, Listener)>, DaemonError> {
+    let Some(path) = &config.admin_socket else { return Ok(None) };
+    let listener = Listener::bind(path, 0o600, None)?;
+    let socket = listener.duplicate().map_err(DaemonError::Loop)?;
+    let server = AdminServer::start(socket, Arc::new(Wheel::new(service)));
+    info!("the admin socket is {}", path.display());
+    Ok(Some((server.map_err(DaemonError::Loop)?, listener)))
+}
+
 fn serve(
     config: &Config,
     adopted: Vec<Option<Entrance>>,
@@ -132,7 +151,9 @@ fn serve(
     for (line, port) in service.describe(config).iter().zip(&ports) {
         info!("{line} on {}", port.name());
     }
+    let admin = admin(config, &service)?;
     let ended = control_loop::run(&mut ports, signals);
+    drop(admin); // whoever steers is done before that goes which is steered
     match ended {
         Ok(Ended::Signal(number)) => info!("stopping on signal {number}"),
         Ok(Ended::Disconnected) => info!("stopping: the front-end has gone"),

@@ -13,7 +13,9 @@ use log::{error, info};
 use super::DaemonError;
 use super::control_loop::Serve;
 use super::threads::{QueueThreads, mailboxes};
+use super::watch::Watch;
 use crate::blkmq::limits::Limits;
+use crate::blkmq::stats::DiskStats;
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::config::{Config, DiskConfig};
 use crate::control::pool::Pool;
@@ -25,18 +27,30 @@ use crate::device::tuning::DiskTuning;
 use crate::image::{self, Image, OpenOptions};
 
 /// A disk that is being served.
-#[derive(Debug)]
-struct DiskService {
-    disk: Arc<Disk>,
-    pool: Arc<Pool>,
-    limits: control::Limits,
+#[derive(Clone, Debug)]
+pub(super) struct DiskService {
+    pub(super) disk: Arc<Disk>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) limits: control::Limits,
+    /// Path of the image, or `null:SIZE`.
+    pub(super) image: String,
+}
+
+/// A pool that is being served.
+#[derive(Clone, Debug)]
+pub(super) struct PoolService {
+    pub(super) name: String,
+    pub(super) pool: Arc<Pool>,
 }
 
 /// Everything that is being served.
 #[derive(Debug)]
 pub(super) struct Service {
     disks: Vec<DiskService>,
+    pools: Vec<PoolService>,
     threads: Vec<QueueThreads>,
+    /// After the threads that report to it.
+    watch: Watch,
 }
 
 impl Service {
@@ -44,7 +58,12 @@ impl Service {
     pub(super) fn start(config: &Config) -> Result<Service, DaemonError> {
         let images: Result<Vec<_>, _> = config.disks.iter().map(open).collect();
         let images = images?;
-        let mut service = Service { disks: Vec::new(), threads: Vec::new() };
+        let mut service = Service {
+            disks: Vec::new(),
+            pools: Vec::new(),
+            threads: Vec::new(),
+            watch: Watch::start().map_err(DaemonError::Loop)?,
+        };
         for (number, pool) in config.pools.iter().enumerate() {
             let members: Vec<_> = (0..)
                 .zip(config.disks.iter().zip(&images))
@@ -61,9 +80,12 @@ impl Service {
                     num_queues: config.num_queues,
                     max_queue_size: config.queue_size,
                 };
-                service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits });
+                let image = config.blk_file.clone();
+                service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits, image });
             }
-            service.threads.push(QueueThreads::start(pool, mailboxes, inboxes)?);
+            let reports = service.watch.reports();
+            service.threads.push(QueueThreads::start(pool, mailboxes, inboxes, reports)?);
+            service.pools.push(PoolService { name: pool.name.clone(), pool: Arc::clone(&shared) });
             let scheduler = &pool.scheduler;
             shared
                 .set_scheduler(&scheduler.name, &scheduler.tunables)
@@ -75,10 +97,20 @@ impl Service {
         Ok(service)
     }
 
+    /// The disks, in the order of the configuration.
+    pub(super) fn disks(&self) -> Vec<DiskService> {
+        self.disks.clone()
+    }
+
+    /// The pools, in the order of the configuration.
+    pub(super) fn pools(&self) -> Vec<PoolService> {
+        self.pools.clone()
+    }
+
     /// What a session thread does, for each disk in the order of the configuration.
     pub(super) fn sessions(&self) -> impl Iterator<Item = Serve> {
         self.disks.iter().map(|served| {
-            let DiskService { disk, pool, limits } = served;
+            let DiskService { disk, pool, limits, .. } = served;
             let (disk, pool, limits) = (Arc::clone(disk), Arc::clone(pool), *limits);
             let serve: Serve = Arc::new(move |stream: UnixStream| {
                 let session = Session::new(Arc::clone(&disk), &pool, limits);
@@ -120,6 +152,7 @@ impl Service {
     /// The first disk that could not be synced, after all others have been.
     pub(super) fn stop(self) -> Result<(), DaemonError> {
         drop(self.threads);
+        drop(self.watch);
         let mut first = Ok(());
         for served in &self.disks {
             if let Err(why) = make_durable(&served.disk) {
@@ -171,6 +204,7 @@ fn disk(id: DiskId, config: &DiskConfig, pool: &Pool, image: &Arc<dyn Image>) ->
         bells: pool.mailboxes().iter().map(Mailbox::bell).collect(),
         unmap: config.unmap,
         limits: Arc::new(limits),
+        stats: DiskStats::new(config.num_queues),
         tuning: DiskTuning::new(config.weight, config.nr_requests),
         pool: Arc::clone(pool.tuning()),
     }

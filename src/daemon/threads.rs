@@ -1,6 +1,7 @@
 //! The queue threads of a pool, from start to joined.
 
 use std::io;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 use log::error;
@@ -8,7 +9,7 @@ use log::error;
 use super::DaemonError;
 use crate::config::PoolConfig;
 use crate::device::mailbox::{Inbox, Mailbox, mailbox};
-use crate::device::queue_thread::{self, ThreadConfig};
+use crate::device::queue_thread::{self, Stuck, ThreadConfig};
 
 /// The queue threads; dropped, they finish what they have and are joined.
 #[derive(Debug)]
@@ -35,15 +36,18 @@ impl QueueThreads {
         pool: &PoolConfig,
         mailboxes: Vec<Mailbox>,
         inboxes: Vec<Inbox>,
+        reports: Option<SyncSender<Stuck>>,
     ) -> Result<QueueThreads, DaemonError> {
         let mut threads = QueueThreads { mailboxes, handles: Vec::new() };
         for (index, inbox) in (0..pool.threads).zip(inboxes) {
             let cpus: Vec<usize> = pool.cpus.get(usize::from(index)).copied().into_iter().collect();
             let pinned = !cpus.is_empty();
-            let handle = queue_thread::spawn(ThreadConfig { index, cpus }, inbox).map_err(|e| {
-                let remedy = remedy(&e, pinned);
-                DaemonError::Thread { index, cause: e, remedy }
-            })?;
+            let handle =
+                queue_thread::spawn(ThreadConfig { index, cpus, reports: reports.clone() }, inbox)
+                    .map_err(|e| {
+                        let remedy = remedy(&e, pinned);
+                        DaemonError::Thread { index, cause: e, remedy }
+                    })?;
             threads.handles.push(handle);
         }
         Ok(threads)

@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::Disk;
 use super::virtqueue::RingSetup;
 use crate::blkmq::sched::{BadTunable, Scheduler};
+use crate::blkmq::{Gauges, Overdue};
 use crate::block::QueueId;
 use crate::sys::guest::GuestMemory;
 
@@ -61,6 +62,17 @@ pub struct QueueStopped {
     pub err: Option<EventFd>,
 }
 
+/// What a queue has in progress.
+#[derive(Clone, Debug)]
+pub struct QueueReport {
+    /// Which queue.
+    pub queue: QueueId,
+    /// How many bios are in each stage.
+    pub gauges: Gauges,
+    /// Every bio that the guest has no answer to.
+    pub bios: Vec<Overdue>,
+}
+
 /// What control can ask of a queue thread.
 pub enum Command {
     /// Run this queue from now on. Refused (with the reason) when it already runs.
@@ -78,6 +90,8 @@ pub enum Command {
     Tune(String, Option<String>, SyncSender<Result<String, BadTunable>>),
     /// Look at what can be tuned: something has changed.
     Retune,
+    /// Show what the queues of the disk have in progress.
+    Inspect(DiskId, SyncSender<Vec<QueueReport>>),
     /// Finish everything, then end the thread.
     Exit,
 }
@@ -92,6 +106,7 @@ impl fmt::Debug for Command {
             Command::SetScheduler(s, _) => write!(f, "SetScheduler({})", s.name()),
             Command::Tune(name, value, _) => write!(f, "Tune({name}, {value:?})"),
             Command::Retune => write!(f, "Retune"),
+            Command::Inspect(d, _) => write!(f, "Inspect({d:?})"),
             Command::Exit => write!(f, "Exit"),
         }
     }
@@ -258,6 +273,14 @@ impl Mailbox {
     /// [`ThreadGone`].
     pub fn retune(&self) -> Result<(), ThreadGone> {
         self.post(Command::Retune)
+    }
+
+    /// What the queues of a disk that the thread has have in progress.
+    ///
+    /// # Errors
+    /// [`ThreadGone`].
+    pub fn inspect(&self, disk: DiskId) -> Result<Vec<QueueReport>, ThreadGone> {
+        self.ask(|reply| Command::Inspect(disk, reply))
     }
 
     /// Asks the thread to finish everything and end. Join it to wait.

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::blkmq::FlushGate;
 use crate::blkmq::limits::Limits;
+use crate::blkmq::stats::DiskStats;
 use crate::image::Image;
 
 pub mod config_space;
@@ -41,6 +42,8 @@ pub struct Disk {
     pub unmap: bool,
     /// Its limits, shared by the threads that serve it.
     pub limits: Arc<Limits>,
+    /// What its queues have done, whoever served them.
+    pub stats: DiskStats,
     /// What may change while it is served.
     pub tuning: tuning::DiskTuning,
     /// The same of its pool.

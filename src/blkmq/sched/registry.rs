@@ -126,6 +126,13 @@ impl Kind {
         Ok(made)
     }
 
+    /// The names of its tunables.
+    #[must_use]
+    pub fn tunables(self) -> &'static [&'static str] {
+        let made = self.build(&[], 1, false).unwrap_or_default();
+        made.first().map_or(&[], |scheduler| scheduler.tunables())
+    }
+
     /// A refusal of a tunable, in words.
     #[must_use]
     pub fn refusal(self, bad: BadTunable, name: &str, value: &str) -> BuildError {
@@ -151,8 +158,7 @@ fn names() -> String {
 
 /// What the refusal of a tunable may offer instead.
 fn known(kind: Kind) -> String {
-    let made = kind.build(&[], 1, false).unwrap_or_default();
-    match made.first().map_or(&[][..], |s| s.tunables()) {
+    match kind.tunables() {
         [] => "it takes none".to_owned(),
         names => format!("it takes {}", names.join(", ")),
     }

@@ -90,6 +90,7 @@ fn i32_a_stuck_bio_is_reported_once_and_left_alone() {
         hctx: HctxId(1),
         tag: Tag(5),
         generation: domain.generation(HctxId(1), Tag(5)),
+        class: crate::block::Class::default(),
         op: Op::Write(range()),
         bios: 1,
         done: 0,

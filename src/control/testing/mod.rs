@@ -102,6 +102,7 @@ impl World {
             bells: threads.iter().map(|t| t.mailbox.bell()).collect(),
             unmap: true,
             limits: Arc::default(),
+            stats: crate::blkmq::stats::DiskStats::new(64),
             tuning: DiskTuning::default(),
             pool: Arc::default(),
         });

@@ -37,6 +37,7 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -44,10 +45,10 @@ use log::error;
 
 use self::lane::Lanes;
 use self::queue::Queue;
-use super::mailbox::{Command, DiskId, Inbox, QueueStart};
+use super::mailbox::{Command, DiskId, Inbox, QueueReport, QueueStart};
 use super::virtqueue::Chain;
 use crate::blkmq::sched::NoScheduler;
-use crate::blkmq::{Domain, DomainConfig};
+use crate::blkmq::{Domain, DomainConfig, Overdue};
 use crate::block::{Nanos, QueueId};
 use crate::sys::fd;
 use crate::sys::token::Token;
@@ -61,17 +62,33 @@ const RING_ENTRIES: u32 = 512;
 /// Virtqueues that one thread may have, of all its disks.
 const MAX_HCTXS: u16 = 4096;
 
+/// How old a request has to be to be reported, in nanoseconds: as Linux's request timeout.
+const STUCK_AFTER: u64 = 30_000_000_000;
+
 /// The longest sleep of a thread with a ring that nobody kicks (T3): short against a disk's
 /// latency, long against a look at a ring.
 const UNKICKED_PAUSE: Duration = Duration::from_micros(100);
 
 /// How a queue thread is to run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ThreadConfig {
     /// Number of the thread within the process, from 0: its place in every flush gate.
     pub index: u16,
     /// CPUs the thread may run on; empty for any.
     pub cpus: Vec<usize>,
+    /// Where to report requests that are stuck; nobody else is told, and the thread never logs them.
+    pub reports: Option<SyncSender<Stuck>>,
+}
+
+/// A request that is on its way for too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// Name of its disk.
+    pub disk: String,
+    /// Its queue.
+    pub queue: QueueId,
+    /// All that is known of it.
+    pub bio: Overdue,
 }
 
 /// Starts a queue thread; returns when its ring works.
@@ -89,6 +106,7 @@ pub fn spawn(config: ThreadConfig, inbox: Inbox) -> io::Result<JoinHandle<()>> {
             .and_then(|ring| QueueThread::new(config.index, ring, inbox));
         match made {
             Ok(mut thread) => {
+                thread.reports = config.reports;
                 // The spawner waits for this; it cannot have gone.
                 let _ = ready.send(Ok(()));
                 thread.run();
@@ -112,6 +130,7 @@ struct QueueThread {
     chain: Chain,
     generation: u16,
     exiting: bool,
+    reports: Option<SyncSender<Stuck>>,
 }
 
 impl QueueThread {
@@ -127,6 +146,7 @@ impl QueueThread {
             chain: Chain::new(),
             generation: 0,
             exiting: false,
+            reports: None,
         })
     }
 
@@ -158,7 +178,9 @@ impl QueueThread {
     fn longest_sleep(&self, now: Nanos) -> Option<Duration> {
         let unkicked = self.queues.iter().flatten().any(|q| q.is_unkicked());
         let pause = unkicked.then_some(UNKICKED_PAUSE);
-        let wake = self.lanes.domain.next_wake().map(|at| Duration::from_nanos(at.since(now)));
+        let domain = &self.lanes.domain;
+        let wake = domain.next_wake().into_iter().chain(domain.next_watch()).min();
+        let wake = wake.map(|at| Duration::from_nanos(at.since(now)));
         pause.into_iter().chain(wake).min()
     }
 
@@ -166,6 +188,7 @@ impl QueueThread {
     fn iterate(&mut self, now: Nanos) -> bool {
         self.reap(now);
         self.turn(now);
+        self.watch(now);
         self.give_back();
         if self.wants_turn(now) {
             return false;
@@ -282,6 +305,9 @@ impl QueueThread {
                     let _ = reply.send(scheduler.tunable(&name, value.as_deref()));
                 }
                 Command::Retune => self.lanes.retune(),
+                Command::Inspect(disk, reply) => {
+                    let _ = reply.send(self.inspect(disk, now));
+                }
                 Command::Exit => {
                     self.exiting = true;
                     for queue in self.queues.iter_mut().flatten() {
@@ -309,8 +335,10 @@ impl QueueThread {
         let lane = self.lanes.open(&start.disk, &mut self.ring);
         let lane = lane.map_err(|e| format!("the image cannot be used: {e}"))?;
         let size = start.ring.size;
-        let domain = &mut self.lanes.domain;
-        let hctx = domain.add_hctx(lane, size).ok_or("too many queues on one thread")?;
+        let stats = start.disk.stats.queues().get(usize::from(start.queue.0));
+        let stats = Arc::clone(stats.ok_or("the disk has no such queue")?);
+        let hctx = self.lanes.domain.add_hctx_with(lane, size, stats);
+        let hctx = hctx.ok_or("too many queues on one thread")?;
         self.generation = self.generation.wrapping_add(1);
         let queue = match Queue::new(start, lane, hctx, self.generation) {
             Ok(queue) => queue,
@@ -329,6 +357,34 @@ impl QueueThread {
         }
         self.queues[slot] = Some(Box::new(queue));
         Ok(())
+    }
+
+    /// What the queues of a disk have in progress.
+    fn inspect(&mut self, disk: DiskId, now: Nanos) -> Vec<QueueReport> {
+        let Some(lane) = self.lanes.find(disk) else { return Vec::new() };
+        let domain = &mut self.lanes.domain;
+        let report = |queue: &Box<Queue>| {
+            let mut bios = Vec::new();
+            domain.in_progress(queue.hctx, now, &mut |bio| bios.push(bio));
+            QueueReport { queue: queue.id, gauges: domain.gauges(queue.hctx), bios }
+        };
+        self.queues.iter().flatten().filter(|queue| queue.lane == lane).map(report).collect()
+    }
+
+    /// Reports what is on its way for too long, to whoever may log it. A report that finds no room is
+    /// lost: there are plenty of its kind then.
+    fn watch(&mut self, now: Nanos) {
+        if self.lanes.domain.next_watch().is_none_or(|due| due > now) {
+            return;
+        }
+        let QueueThread { lanes, queues, reports, .. } = self;
+        lanes.domain.overdue(now, STUCK_AFTER, &mut |bio| {
+            let queue = queues.iter().flatten().find(|queue| queue.hctx == bio.hctx);
+            if let (Some(queue), Some(reports)) = (queue, &*reports) {
+                let disk = queue.disk_name().to_owned();
+                let _ = reports.try_send(Stuck { disk, queue: queue.id, bio });
+            }
+        });
     }
 
     /// Gives the queues back that were asked for and are drained (T4).

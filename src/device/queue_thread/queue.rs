@@ -98,6 +98,11 @@ impl Queue {
         })
     }
 
+    /// Name of the disk.
+    pub(super) fn disk_name(&self) -> &str {
+        &self.disk.name
+    }
+
     /// The generation of guest memory that the queue's buffers lie in.
     pub(super) fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory

@@ -459,6 +459,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         bells: Vec::new(),
         unmap: true,
         limits: Arc::default(),
+        stats: crate::blkmq::stats::DiskStats::new(64),
         tuning: DiskTuning::default(),
         pool: Arc::default(),
     };

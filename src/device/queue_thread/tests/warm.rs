@@ -81,6 +81,7 @@ impl Bench {
             bells: vec![mailbox.bell()],
             unmap: true,
             limits: Arc::default(),
+            stats: crate::blkmq::stats::DiskStats::new(64),
             tuning: DiskTuning::default(),
             pool: Arc::default(),
         });

@@ -517,6 +517,7 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
         limits: Arc::default(),
+        stats: crate::blkmq::stats::DiskStats::new(64),
         tuning: DiskTuning::default(),
         pool: Arc::default(),
     }
