@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::blkmq::sched::NoScheduler;
 use crate::blkmq::{
-    Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, Request,
+    Bios, Busy, Domain, DomainConfig, FlushGate, FlushPolicy, Issue, LaneConfig, MergeSearch,
+    Request,
 };
-use crate::block::{Bio, HctxId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
+use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, Sector, SectorRange, Tag};
 use crate::testkit::alloc::allocations;
 
 /// Takes everything up to a fixed number, without allocating.
@@ -40,11 +41,26 @@ fn domain(hctxs: u16) -> Domain {
 
 /// Submits on every hctx, runs until all is done, publishes and releases.
 fn sweep(domain: &mut Domain, disk: &mut Fixed, hctxs: u16, per: u16, flush: bool) {
-    let range = SectorRange::new(Sector(8), 8, 1 << 20).expect("inside");
+    let range = range(8);
+    let op = |tag| if tag % 2 == 0 { Op::Read(range) } else { Op::Write(range) };
+    sweep_of(domain, disk, hctxs, per, flush, op);
+}
+
+fn range(sector: u64) -> SectorRange {
+    SectorRange::new(Sector(sector), 8, 1 << 20).expect("inside")
+}
+
+fn sweep_of(
+    domain: &mut Domain,
+    disk: &mut Fixed,
+    hctxs: u16,
+    per: u16,
+    flush: bool,
+    op: impl Fn(u16) -> Op,
+) {
     for h in 0..hctxs {
         for tag in 0..per {
-            let op = if tag % 2 == 0 { Op::Read(range) } else { Op::Write(range) };
-            domain.submit(HctxId(h), bio(tag, op), Nanos(1)).expect("a free head");
+            domain.submit(HctxId(h), bio(tag, op(tag)), Nanos(1)).expect("a free head");
         }
         if flush {
             domain.submit(HctxId(h), bio(per, Op::Flush), Nanos(1)).expect("a free head");
@@ -96,5 +112,38 @@ fn how_long_a_bio_takes() {
         (0..rounds).for_each(|_| sweep(&mut domain, &mut disk, 1, 32, false));
         let each = start.elapsed().as_nanos() / u128::from(rounds * 32);
         println!("{name}: {each} ns for submit, run, complete, take, release");
+    }
+}
+
+/// Run by hand, as above. The best of many runs, each long enough for the clock.
+#[test]
+#[ignore = "a measurement, not a test"]
+#[allow(clippy::print_stdout, reason = "a measurement prints")]
+fn how_long_merging_takes() {
+    let far = |tag: u16| Op::Read(range(1000 + u64::from(tag) * 37 % 128 * 64));
+    let next = |tag: u16| Op::Read(range(1000 + u64::from(tag) * 8));
+    let ops: [(&str, &dyn Fn(u16) -> Op); 2] = [("nobody touches", &far), ("all touch", &next)];
+    let searches = [MergeSearch::Off, MergeSearch::OneHit, MergeSearch::Full];
+    for (what, op) in ops {
+        for per in [32, 96] {
+            for search in searches {
+                let mut domain = domain(1);
+                let mut disk = Fixed { held: Vec::with_capacity(128), room: 128 };
+                let mut best = u128::MAX;
+                for _ in 0..60 {
+                    let start = std::time::Instant::now();
+                    for round in 0..2000 {
+                        // Set anew, it never rests.
+                        if round % 20 == 0 {
+                            domain.set_nomerges(LaneId(0), search);
+                        }
+                        sweep_of(&mut domain, &mut disk, 1, per, false, op);
+                    }
+                    best = best.min(start.elapsed().as_nanos() / 200 / u128::from(per));
+                }
+                let (whole, tenth) = (best / 10, best % 10);
+                println!("{what}, {per} at a time, {search:?}: {whole}.{tenth} ns a bio");
+            }
+        }
     }
 }
