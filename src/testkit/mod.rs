@@ -24,6 +24,7 @@ pub mod disk;
 pub mod driver;
 pub mod model;
 pub mod rng;
+pub mod ssd;
 
 /// One region as a front-end would announce it; the content lies in the [`TestMemory`]'s file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
