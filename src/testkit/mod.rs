@@ -22,6 +22,7 @@ pub(crate) mod core_guest;
 pub(crate) mod core_sim;
 pub mod disk;
 pub mod driver;
+pub mod measure;
 pub mod model;
 pub mod rng;
 pub mod ssd;
