@@ -2,6 +2,7 @@
 //! drivers (libblkio and virtio-driver) that do I/O through its socket.
 #![allow(dead_code, reason = "every test program uses its own part of this room")]
 
+pub(crate) mod admin;
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod disk;
