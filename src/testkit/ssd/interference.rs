@@ -5,6 +5,22 @@
 //! virtual, and the addresses come from a seed, so the same setup gives the same figures.
 //!
 //! Both guests are closed loops without time to think: what ends is replaced at once.
+//!
+//! On [`SsdConfig::consumer`], 120 s, seed 1; the writers get 655 to 657 MB/s in every row:
+//!
+//! | scheduler | reads/s | p50 ms | p99 ms | p99.9 ms |
+//! | --- | --- | --- | --- | --- |
+//! | none | 12 | 77.6 | 79.6 | 80.8 |
+//! | mq-deadline (no bound) | 12 | 77.6 | 79.6 | 80.8 |
+//! | mq-deadline, 64 at a time | 594 | 1.6 | 3.4 | 4.3 |
+//! | kyber | 1106 | 0.9 | 2.6 | 3.1 |
+//! | bfq, 32 at a time | 1108 | 0.9 | 2.6 | 3.1 |
+//!
+//! What it hangs on: kyber gives the disk 128 writes, fewer than the `contexts` of this one, so that
+//! a read is looked at when it comes. It does not go lower here, because writers that never stop are
+//! late by their own total time, which lets their depth grow to its maximum and not shrink. On a
+//! disk that takes one command after the other no more than 1023 / 128 would be won; bfq's window
+//! does not depend on that. With one write outstanding for each writer there is nothing to win.
 
 use std::fmt::Write;
 use std::sync::Arc;
