@@ -67,7 +67,7 @@ fn a_lone_read_takes_overhead_flash_and_link() {
     assert_eq!(ssd.submit(2, false, 0, 64 * KIB, Nanos(SECOND)), Ok(()));
     let (_, at) = finish(&mut ssd)[0];
     let rest = at.0 - SECOND - config.overhead - config.transfer(64 * KIB);
-    assert!(rest % config.read == 0 && (1..=4).contains(&(rest / config.read)), "{rest}");
+    assert!(rest.is_multiple_of(config.read) && (1..=4).contains(&(rest / config.read)), "{rest}");
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn s7_the_same_seed_gives_the_same_figures() {
         let setup = Setup { warm_up: 0, ..Setup::new(kind, 1, 5) };
         let (one, two) = (run(&setup), run(&setup));
         assert_eq!(one, two, "{kind}");
-        assert_eq!(table(&[one.clone()]), table(&[two]));
+        assert_eq!(table(std::slice::from_ref(&one)), table(&[two]));
         // Where everything waits for the same line it matters little where on the disk it lies.
         if kind != Kind::None {
             assert_ne!(one.latencies, run(&Setup { seed: 6, ..setup }).latencies, "{kind}");
