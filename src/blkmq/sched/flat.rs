@@ -3,8 +3,9 @@
 //!
 //! Rules:
 //! * **L1** A number names a cell as long as its hctx is attached, whoever else joins or leaves.
-//! * **L2** Cell 0 belongs to nobody: it is the end of every list and the leaf of every tree, and
-//!   stays as it was made.
+//! * **L2** Cell 0 belongs to nobody: it is the end of every list.
+//! * **L3** Numbers follow from who joined and left, in which order, and from nothing else: a
+//!   request has the same number in all rows that saw the same.
 
 use crate::blkmq::Ident;
 use crate::block::HctxId;
@@ -144,14 +145,17 @@ mod tests {
         for seed in 0..200 {
             let mut rng = Rng::new(seed);
             let mut flat: Flat<Option<Ident>> = Flat::new(None);
+            let mut twin: Flat<u8> = Flat::new(0);
             let mut live: BTreeMap<u16, (u16, Cell)> = BTreeMap::new();
             for _ in 0..40 {
                 let hctx = u16::try_from(rng.below(12)).expect("small");
                 if live.remove(&hctx).is_some() {
                     flat.detach(HctxId(hctx));
+                    twin.detach(HctxId(hctx));
                 } else {
                     let depth = u16::try_from(1 + rng.below(9)).expect("small");
                     flat.attach(HctxId(hctx), depth, Some);
+                    twin.attach(HctxId(hctx), depth, |_| 0);
                     live.insert(hctx, (depth, flat.cell(id(hctx, 0))));
                 }
                 for (h, (depth, base)) in &live {
@@ -164,6 +168,10 @@ mod tests {
                     }
                 }
                 assert_eq!(flat[NIL], None, "L2: seed {seed}");
+                for h in live.keys() {
+                    let (one, other) = (flat.cells_of(HctxId(*h)), twin.cells_of(HctxId(*h)));
+                    assert_eq!(one, other, "L3: seed {seed}");
+                }
             }
             assert!(flat.cells.len() <= 1 + 12 * 9 * 2, "gaps are used again: seed {seed}");
         }

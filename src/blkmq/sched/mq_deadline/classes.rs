@@ -10,6 +10,7 @@ const BEST_EFFORT: u8 = 1;
 
 impl MqDeadline {
     /// The class that a request counts for (P3).
+    #[inline(always)]
     pub(super) fn group_of(&self, class: Class) -> u8 {
         match class {
             Class::RealTime if self.classes => 0,
@@ -18,6 +19,7 @@ impl MqDeadline {
         }
     }
 
+    #[inline(always)]
     pub(super) fn terms(&self, now: Nanos, aged: Option<Nanos>) -> Terms<'_> {
         let depth = self.tunables.async_depth;
         let writes_may = depth == 0 || self.writes_out < depth;
@@ -25,6 +27,7 @@ impl MqDeadline {
     }
 
     /// The highest class with anything, and whether there is another.
+    #[inline(always)]
     pub(super) fn first_group(&self) -> Option<(usize, bool)> {
         let mut with = (0..GROUPS).filter(|g| self.groups[*g].outstanding > 0);
         let first = with.next()?;
@@ -32,6 +35,7 @@ impl MqDeadline {
     }
 
     /// The class that goes next, and whether only what is aged of it (P1, P2).
+    #[inline(always)]
     pub(super) fn turn(&self, now: Nanos) -> Option<(usize, Terms<'_>)> {
         let (first, several) = self.first_group()?;
         if several && let Some(turn) = self.aged_turn(now) {
@@ -95,7 +99,7 @@ impl MqDeadline {
     fn regroup_one(&mut self, cell: Cell, group: u8, before: Cell) {
         let entry = self.entries[cell];
         let old = &mut self.groups[usize::from(entry.group)].lines[entry.dir()];
-        old.sort_out(&self.entries, &mut self.nodes, cell);
+        old.sort_out(&mut self.nodes, cell);
         old.fifo.unlink(&mut self.entries, cell);
         self.entries[cell].group = group;
         let new = &mut self.groups[usize::from(group)].lines[entry.dir()];

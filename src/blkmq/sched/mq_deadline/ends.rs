@@ -1,4 +1,5 @@
-//! Requests by where they end, to find the one that a new bio continues.
+//! Requests by where they end, to find the one that a new bio continues; and whether any starts
+//! where it ends.
 //!
 //! A table of chains, newest first. A guest that knew the hash could put all its requests into
 //! one chain, so only the newest few are looked at: a merge that is missed costs nothing but
@@ -11,6 +12,59 @@ use super::super::flat::{Cell, NIL};
 
 /// How many of a chain are looked at.
 const LOOKED_AT: usize = 8;
+
+/// The upper bits of a hash, of which `shift` are cut off.
+#[inline(always)]
+fn hash(hctx: HctxId, kind: Kind, edge: Sector, shift: u32) -> usize {
+    let who = u64::from(hctx.0) << 8 | kind as u64;
+    // Multiplicative hashing (Fibonacci): the upper bits depend on all lower ones.
+    let hash = edge.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ who.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    usize::try_from(hash >> shift).expect("the table is in memory")
+}
+
+/// How many requests start at places of one hash. Most bios have nobody behind them, and this says
+/// so without a look into a tree.
+#[derive(Debug)]
+pub(super) struct Starts {
+    counts: Vec<u32>,
+    shift: u32,
+}
+
+impl Starts {
+    /// Counts of no requests.
+    pub(super) fn new() -> Starts {
+        Starts { counts: vec![0; 2], shift: 63 }
+    }
+
+    /// Makes room for requests with cells below `end`, and counts those that are in anew.
+    /// A control-time operation: it allocates.
+    pub(super) fn grow(&mut self, end: Cell, all: &Entries, held: impl Fn(&Entry) -> bool) {
+        let size = (8 * end as usize).next_power_of_two();
+        if size > self.counts.len() {
+            self.counts = vec![0; size];
+            self.shift = 64 - size.trailing_zeros();
+            (1..end).filter(|cell| held(&all[*cell])).for_each(|cell| self.insert(&all[cell]));
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn insert(&mut self, entry: &Entry) {
+        let start = entry.place.sector();
+        self.counts[hash(entry.id.hctx, entry.kind, start, self.shift)] += 1;
+    }
+
+    #[inline(always)]
+    pub(super) fn remove(&mut self, entry: &Entry) {
+        let start = entry.place.sector();
+        self.counts[hash(entry.id.hctx, entry.kind, start, self.shift)] -= 1;
+    }
+
+    /// Whether one of this hctx and kind may start at a sector.
+    #[inline(always)]
+    pub(super) fn any(&self, hctx: HctxId, kind: Kind, start: Sector) -> bool {
+        self.counts[hash(hctx, kind, start, self.shift)] > 0
+    }
+}
 
 /// The table.
 #[derive(Debug)]
@@ -40,14 +94,12 @@ impl Ends {
         }
     }
 
+    #[inline(always)]
     fn chain(&self, hctx: HctxId, kind: Kind, end: Sector) -> usize {
-        let who = u64::from(hctx.0) << 8 | kind as u64;
-        // Multiplicative hashing (Fibonacci): the upper bits depend on all lower ones.
-        let hash =
-            end.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ who.wrapping_mul(0xd6e8_feb8_6659_fd93);
-        usize::try_from(hash >> self.shift).expect("the table is in memory")
+        hash(hctx, kind, end, self.shift)
     }
 
+    #[inline(always)]
     pub(super) fn insert(&mut self, all: &mut Entries, cell: Cell) {
         let entry = &all[cell];
         let chain = self.chain(entry.id.hctx, entry.kind, entry.end);
@@ -55,13 +107,12 @@ impl Ends {
         self.chains[chain] = cell;
         all[cell].newer = NIL;
         all[cell].older = older;
-        if older != NIL {
-            all[older].newer = cell;
-        }
+        all[older].newer = cell; // if there is none, nobody reads it
     }
 
+    #[inline(always)]
     pub(super) fn remove(&mut self, all: &mut Entries, cell: Cell) {
-        let Entry { newer, older, .. } = all[cell];
+        let (newer, older) = (all[cell].newer, all[cell].older);
         if newer == NIL {
             let entry = &all[cell];
             let chain = self.chain(entry.id.hctx, entry.kind, entry.end);
@@ -69,12 +120,11 @@ impl Ends {
         } else {
             all[newer].older = older;
         }
-        if older != NIL {
-            all[older].newer = newer;
-        }
+        all[older].newer = newer;
     }
 
     /// One of this hctx and kind that ends at a sector and that `fits`.
+    #[inline(always)]
     pub(super) fn find(
         &self,
         all: &Entries,

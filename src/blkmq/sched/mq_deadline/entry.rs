@@ -3,7 +3,7 @@
 use super::super::flat::{Cell, Flat, NIL};
 use super::super::{Item, tree::Place};
 use crate::blkmq::Ident;
-use crate::block::{Class, LaneId, Nanos, Op, Sector};
+use crate::block::{Class, Nanos, Op, Sector};
 
 /// Index of the direction that only reads have.
 pub(super) const READ: usize = 0;
@@ -55,14 +55,13 @@ pub(super) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub(super) id: Ident,
-    pub(super) lane: LaneId,
     pub(super) kind: Kind,
     /// The guest's.
     pub(super) class: Class,
     /// Index of the class that it counts for.
     pub(super) group: u8,
     pub(super) stage: Stage,
-    pub(super) start: Sector,
+    pub(super) place: Place,
     pub(super) end: Sector,
     /// Its number in the order of arrival.
     pub(super) seq: u64,
@@ -80,12 +79,11 @@ impl Entry {
     pub(super) fn free(id: Ident) -> Entry {
         Entry {
             id,
-            lane: LaneId(0),
             kind: Kind::Read,
             class: Class::default(),
             group: 0,
             stage: Stage::Free,
-            start: Sector(0),
+            place: Place::default(),
             end: Sector(0),
             seq: 0,
             inserted: Nanos(0),
@@ -97,15 +95,13 @@ impl Entry {
         }
     }
 
-    pub(super) const fn place(&self) -> Place {
-        Place::new(self.lane, self.start)
-    }
-
+    #[inline(always)]
     pub(super) fn dir(&self) -> usize {
         self.kind.dir()
     }
 
     /// Whether `bio` is of the same sort, so that place alone decides about a merge, and another.
+    #[inline(always)]
     pub(super) fn takes(&self, bio: &Item) -> bool {
         self.id.hctx == bio.id.hctx
             && self.id.tag != bio.id.tag
@@ -116,7 +112,8 @@ impl Entry {
 
 pub(super) type Entries = Flat<Entry>;
 
-/// A list of requests; a request is in one at most.
+/// A list of requests; a request is in one at most. What has no neighbour writes to nobody's cell
+/// instead of asking, and nobody reads that.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct List {
     head: Cell,
@@ -136,15 +133,13 @@ impl List {
         self.head == NIL
     }
 
+    #[inline(always)]
     pub(super) fn push_back(&mut self, all: &mut Entries, cell: Cell) {
         let last = self.tail;
         all[cell].prev = last;
         all[cell].next = NIL;
-        if last == NIL {
-            self.head = cell;
-        } else {
-            all[last].next = cell;
-        }
+        all[last].next = cell;
+        self.head = if last == NIL { cell } else { self.head };
         self.tail = cell;
     }
 
@@ -158,29 +153,21 @@ impl List {
         all[cell].prev = prev;
         all[cell].next = at;
         all[at].prev = cell;
-        if prev == NIL {
-            self.head = cell;
-        } else {
-            all[prev].next = cell;
-        }
+        all[prev].next = cell;
+        self.head = if prev == NIL { cell } else { self.head };
     }
 
     pub(super) fn push_front(&mut self, all: &mut Entries, cell: Cell) {
         self.insert_before(all, self.head, cell);
     }
 
+    #[inline(always)]
     pub(super) fn unlink(&mut self, all: &mut Entries, cell: Cell) {
-        let Entry { prev, next, .. } = all[cell];
-        if prev == NIL {
-            self.head = next;
-        } else {
-            all[prev].next = next;
-        }
-        if next == NIL {
-            self.tail = prev;
-        } else {
-            all[next].prev = prev;
-        }
+        let (prev, next) = (all[cell].prev, all[cell].next);
+        all[prev].next = next;
+        all[next].prev = prev;
+        self.head = if prev == NIL { next } else { self.head };
+        self.tail = if next == NIL { prev } else { self.tail };
     }
 
     /// The one after another.

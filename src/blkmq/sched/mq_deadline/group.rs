@@ -34,34 +34,32 @@ pub(super) struct Line {
 
 impl Line {
     /// Sorts a request in, which its owner lists.
+    #[inline(always)]
     pub(super) fn sort_in(&mut self, all: &Entries, nodes: &mut Nodes, cell: Cell) {
-        let entry = &all[cell];
-        let place = entry.place();
-        nodes.insert(&mut self.root, entry.id, entry.lane, entry.start);
-        if place >= self.from && (self.next == NIL || place < all[self.next].place()) {
+        let place = all[cell].place;
+        nodes.sort_in(&mut self.root, cell, place);
+        if place >= self.from && (self.next == NIL || place < all[self.next].place) {
             self.next = cell;
         }
     }
 
     /// Takes a request out of the order.
-    pub(super) fn sort_out(&mut self, all: &Entries, nodes: &mut Nodes, cell: Cell) {
-        let id = all[cell].id;
-        if self.next == cell {
-            self.next = nodes.after(id).map_or(NIL, |id| all.cell(id));
-        }
-        nodes.remove(&mut self.root, id);
+    #[inline(always)]
+    pub(super) fn sort_out(&mut self, nodes: &mut Nodes, cell: Cell) {
+        let after = nodes.sort_out(&mut self.root, cell);
+        self.next = if self.next == cell { after } else { self.next };
     }
 
     /// Takes a request out of everything since it goes.
+    #[inline(always)]
     fn take(&mut self, all: &mut Entries, nodes: &mut Nodes, cell: Cell) {
-        self.from = all[cell].place();
+        self.from = all[cell].place;
         let in_turn = self.next == cell;
-        self.sort_out(all, nodes, cell);
+        self.sort_out(nodes, cell);
         self.fifo.unlink(all, cell);
         // In turn, whatever is at or after the old place is at or after this one.
         if !in_turn {
-            let next = nodes.first_from(self.root, self.from);
-            self.next = next.map_or(NIL, |id| all.cell(id));
+            self.next = nodes.seek(self.root, self.from);
         }
     }
 
@@ -113,6 +111,7 @@ impl Group {
     }
 
     /// The oldest request of a direction, if it may go.
+    #[inline(always)]
     pub(super) fn oldest(&self, all: &Entries, dir: usize, terms: &Terms) -> Option<Cell> {
         let head = self.lines[dir].fifo.head();
         let may = head != NIL && (dir == READ || terms.writes_may) && is_aged(all, head, terms);
@@ -121,11 +120,13 @@ impl Group {
 
     /// Whether [`choose`](Group::choose) would answer: what it answers with is not older than the
     /// head of its list.
+    #[inline(always)]
     pub(super) fn can(&self, all: &Entries, terms: &Terms) -> bool {
         self.oldest(all, READ, terms).is_some() || self.oldest(all, WRITE, terms).is_some()
     }
 
     /// Which request goes next.
+    #[inline(always)]
     pub(super) fn choose(&self, all: &Entries, terms: &Terms) -> Option<Choice> {
         let may = self.dir == READ || terms.writes_may;
         let next = self.lines[self.dir].next;
@@ -150,6 +151,7 @@ impl Group {
     }
 
     /// Lets a chosen request go.
+    #[inline(always)]
     pub(super) fn take(&mut self, all: &mut Entries, nodes: &mut Nodes, choice: Choice) -> Cell {
         if choice.fresh {
             self.batch = 0;

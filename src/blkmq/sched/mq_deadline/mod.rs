@@ -40,7 +40,7 @@ use super::tree::{Nodes, Place};
 use super::{BadTunable, Item, Scheduler, Side};
 use crate::blkmq::Ident;
 use crate::block::{HctxId, LaneId, Nanos};
-use ends::Ends;
+use ends::{Ends, Starts};
 use entry::{Entries, Entry, Kind, List, Stage, WRITE};
 use group::{Group, Terms};
 use tunables::Tunables;
@@ -57,6 +57,7 @@ pub struct MqDeadline {
     entries: Entries,
     nodes: Nodes,
     ends: Ends,
+    starts: Starts,
     groups: [Group; GROUPS],
     /// What was given back (P5).
     back: List,
@@ -79,8 +80,9 @@ impl MqDeadline {
         MqDeadline {
             tunables: Tunables::default(),
             entries: Flat::new(Entry::free(Ident::default())),
-            nodes: Nodes::new(),
+            nodes: Nodes::with_trees(2 * GROUPS),
             ends: Ends::new(),
+            starts: Starts::new(),
             groups: std::array::from_fn(|_| Group::new()),
             back: List::new(),
             lanes: Vec::new(),
@@ -96,13 +98,15 @@ impl MqDeadline {
         let entry = self.entries[cell];
         let line = &mut self.groups[usize::from(entry.group)].lines[entry.dir()];
         if entry.stage == Stage::Queued {
-            line.sort_out(&self.entries, &mut self.nodes, cell);
+            line.sort_out(&mut self.nodes, cell);
             self.ends.remove(&mut self.entries, cell);
+            self.starts.remove(&self.entries[cell]);
         }
         line.fifo.unlink(&mut self.entries, cell);
     }
 
     /// A request is no longer here.
+    #[inline(always)]
     fn forget(&mut self, cell: Cell) {
         let entry = &mut self.entries[cell];
         entry.stage = Stage::Free;
@@ -125,7 +129,9 @@ impl Scheduler for MqDeadline {
         self.nodes.attach(hctx, depth);
         self.entries.attach(hctx, depth, Entry::free);
         let end = self.entries.end();
-        self.ends.grow(end, &mut self.entries, |e| e.stage == Stage::Queued);
+        let held = |e: &Entry| e.stage == Stage::Queued;
+        self.ends.grow(end, &mut self.entries, held);
+        self.starts.grow(end, &self.entries, held);
         if self.lanes.len() <= hctx.index() {
             self.lanes.resize(hctx.index() + 1, None);
         }
@@ -157,12 +163,11 @@ impl Scheduler for MqDeadline {
         self.seq += 1;
         let entry = &mut self.entries[cell];
         assert!(entry.stage == Stage::Free, "a request is inserted once");
-        entry.lane = item.lane;
         entry.kind = kind;
         entry.class = item.class;
         entry.group = group;
         entry.stage = Stage::Queued;
-        entry.start = range.start();
+        entry.place = Place::new(item.lane, range.start());
         entry.end = range.end();
         entry.seq = self.seq;
         entry.inserted = now;
@@ -173,6 +178,7 @@ impl Scheduler for MqDeadline {
         line.fifo.push_back(&mut self.entries, cell);
         line.sort_in(&self.entries, &mut self.nodes, cell);
         self.ends.insert(&mut self.entries, cell);
+        self.starts.insert(&self.entries[cell]);
     }
 
     fn next(&mut self, now: Nanos) -> Option<Ident> {
@@ -183,6 +189,7 @@ impl Scheduler for MqDeadline {
             let choice = self.groups[group].choose(&self.entries, &terms)?;
             cell = self.groups[group].take(&mut self.entries, &mut self.nodes, choice);
             self.ends.remove(&mut self.entries, cell);
+            self.starts.remove(&self.entries[cell]);
         } else {
             self.back.unlink(&mut self.entries, cell); // P5
         }
@@ -251,11 +258,12 @@ impl Scheduler for MqDeadline {
         if let Some(cell) = self.ends.find(&self.entries, key, |e| e.takes(bio)) {
             return Some((self.entries[cell].id, Side::Back));
         }
-        if !self.tunables.front_merges {
+        let (start, hctx) = (range.end(), bio.id.hctx);
+        if !self.tunables.front_merges || !self.starts.any(hctx, kind, start) {
             return None;
         }
         let line = &self.groups[usize::from(self.group_of(bio.class))].lines[kind.dir()];
-        let place = Place::new(bio.lane, range.end());
+        let place = Place::new(bio.lane, start);
         let mut starting = line.starting_at(&self.nodes, place).take(LOOKED_AT);
         let id = starting.find(|id| self.entries[self.entries.cell(*id)].takes(bio))?;
         Some((id, Side::Front))
@@ -272,10 +280,13 @@ impl Scheduler for MqDeadline {
             self.entries[cell].end = range.end();
             self.ends.insert(&mut self.entries, cell);
         }
-        if entry.start != range.start() {
+        let place = Place::new(after.lane, range.start());
+        if entry.place != place {
             let line = &mut self.groups[usize::from(entry.group)].lines[entry.dir()];
-            line.sort_out(&self.entries, &mut self.nodes, cell);
-            self.entries[cell].start = range.start();
+            line.sort_out(&mut self.nodes, cell);
+            self.starts.remove(&self.entries[cell]);
+            self.entries[cell].place = place;
+            self.starts.insert(&self.entries[cell]);
             line.sort_in(&self.entries, &mut self.nodes, cell);
         }
     }
