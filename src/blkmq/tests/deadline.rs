@@ -351,6 +351,25 @@ fn partners_are_of_one_sort_and_touch() {
 }
 
 #[test]
+fn what_waits_is_found_after_another_hctx_joined() {
+    let mut s = MqDeadline::new();
+    s.attach(HctxId(0), LaneId(0), 4);
+    s.insert(&read(0, 100, 10), Nanos(0));
+    s.insert(&read(1, 200, 10), Nanos(0));
+    s.attach(HctxId(1), LaneId(0), 500);
+    s.detach(HctxId(1));
+    s.attach(HctxId(2), LaneId(0), 900);
+    for (tag, start) in [(0, 100), (1, 200)] {
+        let id = read(tag, 0, 1).id;
+        assert_eq!(s.find(&read(2, start + 10, 4)), Some((id, Side::Back)));
+        assert_eq!(s.find(&read(2, start - 4, 4)), Some((id, Side::Front)));
+    }
+    let order: Vec<u16> = std::iter::from_fn(|| s.next(Nanos(0))).map(|id| id.tag.0).collect();
+    assert_eq!(order, [0, 1]);
+    assert_eq!(s.find(&read(2, 110, 4)), None);
+}
+
+#[test]
 fn a_request_that_grew_is_found_and_sorted_by_what_it_is_now() {
     let mut s = MqDeadline::new();
     s.attach(HctxId(0), LaneId(0), 16);
