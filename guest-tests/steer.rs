@@ -5,8 +5,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::admin::Admin;
@@ -21,17 +21,22 @@ const MIB: u64 = 1 << 20;
 /// Bytes of each disk.
 const SIZE: u64 = 32 * MIB;
 
+/// One at a time: what is measured here is who gets how much of the machine.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A daemon that serves what the text says; `disks` are the names of its disks.
 struct Fleet {
     daemon: Daemon,
     sockets: Vec<PathBuf>,
     admin: PathBuf,
     scratch: Scratch,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Fleet {
     /// `pool` and `disk` are lines of the configuration, the latter for each disk by number.
     fn start(pool: &str, disks: usize, disk: impl Fn(usize) -> String) -> Fleet {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = Scratch::new();
         let admin = scratch.path("admin.sock");
         let mut text = format!("admin-socket = {admin:?}\n[[pool]]\nname = \"p\"\n{pool}\n");
@@ -53,7 +58,7 @@ impl Fleet {
         let daemon = Daemon::spawn(&scratch, command, first);
         let there = || sockets.iter().chain([&admin]).all(|socket| is_socket(socket));
         assert!(eventually(PATIENCE, there), "{}", daemon.said());
-        Fleet { daemon, sockets, admin, scratch }
+        Fleet { daemon, sockets, admin, scratch, _turn: turn }
     }
 
     /// Gives the disks blocks to read.
@@ -153,21 +158,21 @@ fn shares(weights: &[u64], counts: &[u64]) {
 #[test]
 fn i21_two_guests_share_by_weight() {
     let weights = [100, 200];
-    let pool = "scheduler = \"bfq\"\nhw-depth = 4";
+    let pool = "scheduler = \"bfq\"\nhw-depth = 2";
     let fleet = Fleet::start(pool, 2, |n| format!("weight = {}", weights[n])).filled();
-    shares(&weights, &closed_loops(&fleet, 128, 4096, Duration::from_secs(10)));
+    shares(&weights, &closed_loops(&fleet, 96, 64 << 10, Duration::from_secs(10)));
     fleet.stop();
 }
 
 #[test]
 fn i21_four_guests_share_by_weight_and_by_a_changed_one() {
     let weights = [100, 100, 200, 400];
-    let pool = "scheduler = \"bfq\"\nhw-depth = 4";
+    let pool = "scheduler = \"bfq\"\nhw-depth = 2";
     let fleet = Fleet::start(pool, 4, |n| format!("weight = {}", weights[n])).filled();
-    shares(&weights, &closed_loops(&fleet, 128, 4096, Duration::from_secs(10)));
+    shares(&weights, &closed_loops(&fleet, 96, 64 << 10, Duration::from_secs(10)));
     let mut admin = Admin::connect(&fleet.admin);
     admin.call("disk.set-weight", &json!({"disk": "d0", "weight": 400}));
-    shares(&[400, 100, 200, 400], &closed_loops(&fleet, 128, 4096, Duration::from_secs(5)));
+    shares(&[400, 100, 200, 400], &closed_loops(&fleet, 96, 64 << 10, Duration::from_secs(5)));
     fleet.stop();
 }
 
