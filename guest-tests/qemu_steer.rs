@@ -12,7 +12,7 @@ use super::guest::fio::Fio;
 use super::guest::vm::Guest;
 
 /// Requests that the guest finishes between two switches.
-const BETWEEN: u64 = 300;
+const BETWEEN: u64 = 100;
 
 /// Longer than any I/O takes, shorter than a guest calls a hang.
 const STALL: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ fn i28_fifty_switches_under_fio_lose_nothing() {
     let mut vm = Guest::new(&session, "guest", 2).disk(&daemon, 2).start();
     let mut admin = Admin::connect(&socket);
 
-    let job = vm.start_fio(&Fio::verify("/dev/vda", 2, 48));
+    let job = vm.start_fio(&Fio::verify("/dev/vda", 2, 48).with("rate_iops=600"));
     let mut slowest = Duration::ZERO;
     for round in 0..50 {
         // Each comes after each other one, and queues gather on one thread and spread again.

@@ -61,7 +61,7 @@ impl Domain {
             hctx.tags.set(tag, State::Leftover);
             hctx.tags.push_back(&mut alone, tag);
         }
-        hctx.tags.prepend(alone, &mut hctx.leftovers);
+        hctx.tags.prepend(&alone, &mut hctx.leftovers);
         hctx.stats.requeued(u64::from(parts.bios));
         hctx.stats.split();
         hctx.merging.counters.splits += 1;

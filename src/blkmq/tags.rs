@@ -389,7 +389,7 @@ impl TagSet {
     }
 
     /// Puts a list, in its order, before what another holds.
-    pub(super) fn prepend(&mut self, first: TagList, list: &mut TagList) {
+    pub(super) fn prepend(&mut self, first: &TagList, list: &mut TagList) {
         let Some(last) = first.tail.tag() else { return };
         self.slots[last.index()].next = list.head;
         if list.is_empty() {

@@ -155,7 +155,8 @@ impl Pool {
         for rings in state.rings.iter().filter_map(|(_, rings)| rings.upgrade()) {
             let mut rings = rings.lock().unwrap_or_else(PoisonError::into_inner);
             let places = self.places(kind, rings.disk());
-            first = first.and(rings.set_mailboxes(&places));
+            let moved = rings.set_mailboxes(&places);
+            first = first.and(moved);
         }
         first
     }

@@ -225,7 +225,7 @@ impl ControlLoop<'_> {
                 // The descriptor stays ours; whoever is at its other end sees the end.
                 let _ = stream.shutdown(Shutdown::Both);
                 self.connections -= 1;
-                self.failed = self.failed.take().or(end.err());
+                self.failed = self.failed.take().or_else(|| end.err());
                 Ok(())
             }
         }

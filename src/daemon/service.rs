@@ -84,7 +84,7 @@ impl Service {
                 service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits, image });
             }
             let reports = service.watch.reports();
-            service.threads.push(QueueThreads::start(pool, mailboxes, inboxes, reports)?);
+            service.threads.push(QueueThreads::start(pool, mailboxes, inboxes, reports.as_ref())?);
             service.pools.push(PoolService { name: pool.name.clone(), pool: Arc::clone(&shared) });
             let scheduler = &pool.scheduler;
             shared
@@ -157,7 +157,7 @@ impl Service {
         for served in &self.disks {
             if let Err(why) = make_durable(&served.disk) {
                 error!("{}: the last sync failed: {why}", served.disk.name);
-                first = first.and(Err(DaemonError::Sync(served.disk.name.clone(), why)));
+                first = first.and_then(|()| Err(DaemonError::Sync(served.disk.name.clone(), why)));
             }
         }
         first

@@ -36,14 +36,14 @@ impl QueueThreads {
         pool: &PoolConfig,
         mailboxes: Vec<Mailbox>,
         inboxes: Vec<Inbox>,
-        reports: Option<SyncSender<Stuck>>,
+        reports: Option<&SyncSender<Stuck>>,
     ) -> Result<QueueThreads, DaemonError> {
         let mut threads = QueueThreads { mailboxes, handles: Vec::new() };
         for (index, inbox) in (0..pool.threads).zip(inboxes) {
             let cpus: Vec<usize> = pool.cpus.get(usize::from(index)).copied().into_iter().collect();
             let pinned = !cpus.is_empty();
             let handle =
-                queue_thread::spawn(ThreadConfig { index, cpus, reports: reports.clone() }, inbox)
+                queue_thread::spawn(ThreadConfig { index, cpus, reports: reports.cloned() }, inbox)
                     .map_err(|e| {
                         let remedy = remedy(&e, pinned);
                         DaemonError::Thread { index, cause: e, remedy }

@@ -71,11 +71,11 @@ fn a_price_is_exact_for_any_rate_and_size() {
 fn i22_what_is_less_than_a_nanosecond_adds_up() {
     for rate in RATES {
         let bucket = Bucket::new(Shape::main(&super::Limit { rate, ..Limit::default() }));
-        let n = 1_000_003;
+        let n = 1_000_003_u32;
         for _ in 0..n {
             bucket.book(Units::bytes(1), 0);
         }
-        let exact = u128::from(n as u32) * u128::from(SECOND) / u128::from(rate);
+        let exact = u128::from(n) * u128::from(SECOND) / u128::from(rate);
         let tat = u128::from(bucket.tail()) + u128::from(Shape::main(&self::rate(rate)).tolerance);
         // The tail is the TAT less a tenth of a second, if there is that much.
         if exact > u128::from(SECOND) {
@@ -273,6 +273,11 @@ fn qemu(config: &LimitsConfig, sizes: &[u64]) -> Vec<u64> {
                 break;
             }
             // QEMU's timer has nanoseconds, and fires a little late.
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a wait is positive and short"
+            )]
             let ns = (wait * 1e9) as u64 + 1;
             now += ns;
             buckets.iter_mut().for_each(|b| b.leak(ns as f64 / 1e9));
@@ -361,9 +366,9 @@ fn a_change_keeps_what_is_in_the_bucket() {
 fn a_refused_change_changes_nothing() {
     let limits = limits(&iops(rate(10)));
     let bad = iops(Limit { rate: 10, burst: 5, burst_seconds: 0 });
-    assert!(limits.set(&bad, Nanos(0)).is_err());
+    limits.set(&bad, Nanos(0)).expect_err("the burst is slower than the rate");
     assert_eq!((limits.config(), limits.changes()), (iops(rate(10)), 0));
-    assert!(Limits::new(&bad).is_err());
+    Limits::new(&bad).expect_err("the burst is slower than the rate");
 }
 
 #[test]

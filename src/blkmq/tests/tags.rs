@@ -113,7 +113,7 @@ proptest! {
                 }
                 Step::Prepend => {
                     let other = std::mem::replace(&mut lists[1 - n], TagList::EMPTY);
-                    tags.prepend(other, &mut lists[n]);
+                    tags.prepend(&other, &mut lists[n]);
                     let mut first = std::mem::take(&mut model[1 - n]);
                     first.append(&mut model[n]);
                     model[n] = first;

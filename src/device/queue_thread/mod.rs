@@ -363,12 +363,13 @@ impl QueueThread {
     fn inspect(&mut self, disk: DiskId, now: Nanos) -> Vec<QueueReport> {
         let Some(lane) = self.lanes.find(disk) else { return Vec::new() };
         let domain = &mut self.lanes.domain;
-        let report = |queue: &Box<Queue>| {
+        let mut report = |queue: &Queue| {
             let mut bios = Vec::new();
             domain.in_progress(queue.hctx, now, &mut |bio| bios.push(bio));
             QueueReport { queue: queue.id, gauges: domain.gauges(queue.hctx), bios }
         };
-        self.queues.iter().flatten().filter(|queue| queue.lane == lane).map(report).collect()
+        let mine = self.queues.iter().flatten().filter(|queue| queue.lane == lane);
+        mine.map(|queue| report(queue)).collect()
     }
 
     /// Reports what is on its way for too long, to whoever may log it. A report that finds no room is
