@@ -17,7 +17,7 @@ pub(in crate::blkmq) struct Run {
 }
 
 /// The bios of one request, in sector order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Bios<'a> {
     tags: &'a TagSet,
     next: Option<Tag>,
