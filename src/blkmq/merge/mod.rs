@@ -461,8 +461,10 @@ impl Domain {
     pub fn set_merging(&mut self, lane: LaneId, config: MergeConfig) {
         let config = sane(config);
         self.lanes[lane.index()].merging = config;
-        for hctx in self.table.iter_mut().filter(|hctx| hctx.lane == lane) {
+        let of = |hctx: &&mut Hctx| hctx.lane == lane && hctx.merging.config != config;
+        for hctx in self.table.iter_mut().filter(of) {
             hctx.merging.config = config;
+            // Who changes how to search wants it now. Saying the same again changes nothing.
             (hctx.merging.rest, hctx.merging.tries, hctx.merging.hits) = (0, 0, 0);
         }
     }

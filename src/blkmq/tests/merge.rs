@@ -669,7 +669,10 @@ fn a_search_that_does_not_pay_rests_and_comes_back() {
         batch(&mut domain, false);
     }
     assert_eq!(domain.merge_counters(H).rests, 2);
-    // Who says again how to search wants it now.
+    // Saying the same again changes nothing; who changes how to search wants it now.
+    domain.set_nomerges(LaneId(0), MergeSearch::Full);
+    assert_eq!(domain.table.get(H).merging.rest, REST);
+    domain.set_nomerges(LaneId(0), MergeSearch::Off);
     domain.set_nomerges(LaneId(0), MergeSearch::Full);
     assert!(domain.table.get_mut(H).merging.searches());
 }

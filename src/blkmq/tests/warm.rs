@@ -135,6 +135,7 @@ fn how_long_merging_takes() {
                     for round in 0..2000 {
                         // Set anew, it never rests.
                         if round % 20 == 0 {
+                            domain.set_nomerges(LaneId(0), MergeSearch::Off);
                             domain.set_nomerges(LaneId(0), search);
                         }
                         sweep_of(&mut domain, &mut disk, 1, per, false, op);
