@@ -217,6 +217,8 @@ fn main() -> ExitCode {
         eprintln!("sched: {arg} means nothing here: give --json or nothing");
         return ExitCode::from(2);
     }
+    // A counter that counts nothing would never find a fault.
+    assert_eq!(alloc::allocations(|| drop(std::hint::black_box(Box::new(7_u64)))), 1);
     let (rounds, most) = if bench { (ROUNDS, u64::MAX) } else { (1, FEW) };
     let (cases, submissions) = (figures(rounds, most), submissions());
     let faults = faults(&cases, &submissions);
