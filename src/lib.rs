@@ -10,12 +10,13 @@
 //! | --- | --- |
 //! | head, tag | the guest's descriptor-head index; it *is* the tag. No allocator, no search |
 //! | bio | one guest request: one head |
-//! | request | one dispatch unit of the core |
+//! | request | one dispatch unit of the core: one bio, or several merged ones |
 //! | hctx | one virtqueue with its tag set and counters; owned by one thread at a time |
-//! | domain | the hctxs that share one scheduler instance; owned by one thread |
+//! | domain | the hctxs that share one scheduler instance; one for each thread |
+//! | pool | some disks, the queue threads that serve them, and the scheduler that they share |
 //! | image | where a disk's content lives: raw file, block device, null |
 //! | channel | one thread's completion-based way into an image |
-//! | lane | one disk on one queue thread: its domain and its channel |
+//! | lane | one disk on one queue thread: its channel, its flush machine, its limits' waiting room |
 //!
 //! # Rooms, in the order a request travels
 //!
@@ -52,8 +53,9 @@
 //!
 //! # Arrows ("may name"); nothing points up
 //!
-//! `main` -> config, daemon. `config` -> image (names of cache modes). `daemon` -> config, control,
-//! device, image, sys, and the flush gate of blkmq, which it makes. `control` -> device (mailbox,
+//! `main` -> config, daemon. `config` -> image (names of cache modes), and the words of limits.
+//! `daemon` -> config, control, device, image, sys, block, and of blkmq what it makes (flush gate,
+//! limits, counters, schedulers by name) and shows (gauges, requests in progress). `control` -> device (mailbox,
 //! disk, config space), sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and
 //! nothing else, ever. `image` -> block, sys. `sys` -> block (tags, times). The `tidy` test
 //! enforces them, with the parts of a room that may be named.
@@ -63,8 +65,13 @@
 //!
 //! # Threads
 //!
+//! * A pool has its queue threads. `none` and `kyber` run on each of them (kyber's tokens are shared
+//!   through atomics); `mq-deadline` and `bfq` gather all queues of the pool on its first thread.
+//! * `blkmq-admin` and a `blkmq-client` for each operator serve the admin socket; `blkmq-watch` logs
+//!   requests that are stuck.
 //! * A queue thread sleeps in exactly one place, its io_uring: kicks, mailbox and I/O completions
-//!   are all completions of that ring. Virtqueue `i` of a disk belongs to queue thread `i mod n`.
+//!   are all completions of that ring. Virtqueue `i` of disk `d` belongs to queue thread
+//!   `(d + i) mod n` of its pool.
 //! * One control thread per front-end connection (`blkmq-session`), and the main thread with one
 //!   epoll loop for listener, signals and the end of sessions.
 //! * Queues are handed over by value through a [`device::mailbox`] and come back drained.
@@ -114,6 +121,14 @@
 //! I/O carries `RWF_DSYNC`; a write through the page cache, a discard or write-zeroes is followed
 //! by a flush before it completes.
 //!
+//! # Story: a scheduler switch under load
+//!
+//! The admin socket names pool and scheduler; [`control::pool`] builds the new one, where it may
+//! fail and allocate. If it gathers, the queues move to the first thread first: each drains, comes
+//! back by value and starts there. A mailbox carries the scheduler over; between two runs what
+//! waits moves into it in order of arrival, and what is in flight is nobody's. Nobody waits for the
+//! slowest I/O. The old one travels back and is freed off the hot path.
+//!
 //! # Story: GET_VRING_BASE under load
 //!
 //! The session sends `Stop` and waits. The queue thread stops popping that ring (the guest's ring
@@ -133,15 +148,17 @@
 //! * `virtio-bindings`: constants and layouts. `vmm-sys-util`: eventfds.
 //! * `epoll`: the daemon's one control loop. `log`: everywhere but the data path.
 //! * `io-uring`: in [`sys::uring`]. `libc`: what the others lack (OFD locks, statx, fcntl).
-//! * `clap`, `thiserror`, `env_logger`: command line, errors, log output.
+//! * `clap`, `toml`, `thiserror`, `env_logger`: command line, configuration file, errors, log.
+//! * `serde`, `serde_json`: the words of the admin socket, as structs that refuse what they do not know.
 //! * `blkio`, `virtio-driver`: in tests, the independent driver whose word on us counts.
 //! * Never `qcow2-rs`: through feature unification it would silence our own logs.
 //!
 //! # What is absent, and why
 //!
-//! Merging, `mq-deadline`, `kyber`, `bfq`, limits and pools; polling; in-flight memory, dirty log,
-//! config-change, packed rings; admin socket and metrics: not built yet. The seams they need are
-//! here (scheduler trait, the place of polling in the loop, stopping and starting by value).
+//! Polling; in-flight memory, dirty log, config-change, packed rings; metrics, events and removal of
+//! disks at run time: not built yet. The seams they need are here (the place of polling in the
+//! loop, stopping and starting by value, the admin socket). `hw_depth` holds for each thread of a
+//! pool under `none`; a scheduler that gathers has one thread, so there it holds for the pool.
 //! `VIRTIO_F_RING_RESET` is never offered: QEMU's vhost-user-blk would reset only its own copy.
 
 pub mod blkmq;

@@ -12,7 +12,7 @@ use crate::device::queue_thread::Stuck;
 /// Reports that may wait to be logged. Those beyond are dropped: the log is full of them already.
 const WAITING: usize = 64;
 
-/// The thread that logs. Dropped, it is joined; every [`Reports`] has to be gone by then.
+/// The thread that logs. Dropped, it is joined; everybody who reports has to be gone by then.
 #[derive(Debug)]
 pub(super) struct Watch {
     reports: Option<SyncSender<Stuck>>,
