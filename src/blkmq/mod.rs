@@ -25,6 +25,7 @@ use crate::block::{HctxId, Op, Tag};
 
 mod bits;
 mod complete;
+pub mod credit;
 mod dispatch;
 mod domain;
 mod flush;
