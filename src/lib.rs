@@ -75,8 +75,10 @@
 //! * One control thread per front-end connection (`blkmq-session`), and the main thread with one
 //!   epoll loop for listener, signals and the end of sessions.
 //! * Queues are handed over by value through a [`device::mailbox`] and come back drained.
-//! * What threads share on the data path is one [`blkmq::FlushGate`] per disk, and it hands out
-//!   permission to sync through atomics; requests never leave their thread.
+//! * What threads share on the data path hands out grants through atomics: one [`blkmq::FlushGate`]
+//!   per disk (permission to sync), its limits, kyber's tokens. Requests never leave their thread.
+//! * Counters have one writer each, the queue's thread, and are read by whoever asks. Only the busy
+//!   time of a disk is one word for all its queues, changed when one becomes busy or idle.
 //!
 //! # Laws
 //!

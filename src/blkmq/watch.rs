@@ -2,9 +2,9 @@
 //! nothing else.
 //!
 //! Rules:
-//! * **W1** Every bio that was submitted and has no answer is watched, in whatever stage but that of
-//!   waiting for a limit: with the kernel (a sick disk), or with us (a scheduler or a dispatcher that forgot it). Of those that
-//!   travel together the leader stands for all, with the age of the oldest.
+//! * **W1** Every bio that was submitted and has no answer is watched, with the kernel (a sick disk)
+//!   or with us (a scheduler or a dispatcher that forgot it), but not while it waits for a limit. Of
+//!   those that travel together the leader stands for all, with the age of the oldest.
 //! * **W2** A bio is reported once. The mark lies in its slot and is cleared when the tag is
 //!   claimed anew.
 //! * **W3** Nothing is completed, cancelled or moved: while the kernel owns a bio its memory may

@@ -435,6 +435,12 @@ impl World {
                 let kernel = usize::from(gauges.in_flight + gauges.syncing);
                 assert_eq!(kernel, thread.disk.flights_of(guest.hctx), "I03: with the kernel");
                 data += usize::from(gauges.in_flight);
+                let waiting = gauges.throttled + gauges.plugged + gauges.staged + gauges.leftover;
+                let requests = waiting + gauges.in_flight;
+                let live = thread.domain.stats(guest.hctx).in_progress();
+                let flushed = if self.config.fua { gauges.flush_wait + gauges.syncing } else { 0 };
+                let all = u32::from(requests)..=u32::from(requests + flushed);
+                assert!(all.contains(&live), "I30: {live} in progress, {gauges:?}");
             }
             let limit = self.config.hw_depth as usize;
             assert!(limit == 0 || data <= limit, "I04: {data} in flight, {limit} allowed");

@@ -14,7 +14,8 @@
 //!   up in nanoseconds and printed in milliseconds.
 //! * **A5** In progress is what was submitted and has not ended: requests, so a bio that joins
 //!   another's request is in progress no more. A request that waits for its flush (F5) still is.
-//!   Flushes never are. Busy time (`io_ticks`) is the time with at least one in progress: rules B.
+//!   Flushes never are. What waits for a limit is, since the guest waits for it; Linux throttles
+//!   before it accounts. Busy time (`io_ticks`) is the time with at least one in progress: rules B.
 //! * **A6** A failed request of several bios is taken apart: all but its leader become pieces, which
 //!   are in progress again and whose time counts, but not as `ios`: they were counted as merges. The
 //!   same holds for what is left of a request that came back short, when its leader was answered.
