@@ -147,7 +147,7 @@ impl Whole {
     /// `depth` heads in all, spread evenly over `disks`.
     pub(crate) fn new(kind: Kind, disks: u16, depth: u16, pattern: Pattern) -> Whole {
         let (all, heads) = shape(disks, depth);
-        let config = DomainConfig { max_hctxs: disks, hw_depth: kind.hw_depth(false), thread: 0 };
+        let config = DomainConfig::alone(disks, kind.hw_depth(false));
         let mut domain = Domain::new(config, build(kind));
         for _ in all {
             let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });

@@ -7,8 +7,9 @@
 //! * **D2** What the image refused, or did not finish, waits on its hctx's leftovers and is issued
 //!   before anything new of its disk. While a leftover of every disk is refused the scheduler is
 //!   not asked: what leaves it can no longer be merged or ordered (I09).
-//! * **D3** Data in flight never exceeds `hw_depth` (I04). A short or repeated request gives its
-//!   credit back while it waits.
+//! * **D3** Data in flight in the pool never exceeds `hw_depth` (I04): each request has a credit,
+//!   taken before the scheduler is asked, because what it names can no longer be merged or ordered.
+//!   A short or repeated request gives its credit back while it waits.
 //! * **D4** With no leftovers, nothing staged, a bypassing scheduler and a hctx that is not busy,
 //!   the batch goes straight to the image. Otherwise it is staged behind what waits, so order
 //!   holds under pressure too (I08).
@@ -50,49 +51,6 @@ impl Busyness {
     }
 }
 
-/// The credits for data (D3).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
-    limit: u32,
-    used: u32,
-}
-
-impl Budget {
-    /// `limit` requests at a time; 0 for as many as there are.
-    pub(super) fn new(limit: u32) -> Budget {
-        Budget { limit: if limit == 0 { u32::MAX } else { limit }, used: 0 }
-    }
-
-    /// Whether another request may be issued.
-    pub(super) fn available(&self) -> bool {
-        self.used < self.limit
-    }
-
-    /// Another limit, from now on.
-    pub(super) fn set_limit(&mut self, limit: u32) {
-        self.limit = if limit == 0 { u32::MAX } else { limit };
-    }
-
-    /// The limit; 0 for none.
-    pub(super) fn limit(&self) -> u32 {
-        if self.limit == u32::MAX { 0 } else { self.limit }
-    }
-
-    /// Requests in flight.
-    pub(super) fn used(&self) -> u32 {
-        self.used
-    }
-
-    fn spend(&mut self) {
-        self.used += 1;
-    }
-
-    /// A request left the kernel.
-    pub(super) fn give_back(&mut self) {
-        self.used -= 1;
-    }
-}
-
 /// Why issuing stopped.
 enum Stop {
     /// The image refused.
@@ -115,6 +73,7 @@ impl Domain {
         self.run_leftovers(now, issue);
         self.run_plug(now, issue);
         self.run_scheduler(now, issue);
+        self.credits.end_run(self.thread);
         u32::try_from(self.issued - before).unwrap_or(u32::MAX)
     }
 
@@ -199,14 +158,20 @@ impl Domain {
     }
 
     fn run_scheduler<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
-        while self.budget.available() && !self.all_held_up() {
-            let Some(id) = self.scheduler.next(now) else { return };
-            let lane = self.table.get(id.hctx).lane.index();
-            if self.lanes[lane].leftovers > 0 {
-                self.leave(id); // D7
-                continue;
+        while !self.all_held_up() && self.scheduler.has_work(now) {
+            if !self.credits.try_take(self.thread) {
+                return;
             }
-            match self.try_issue(id, now, issue) {
+            let named = self.scheduler.next(now);
+            let Some(id) = named.filter(|id| !self.is_held_up(*id)) else {
+                self.credits.give_back(self.thread);
+                match named {
+                    Some(id) => self.leave(id), // D7
+                    None => return,             // another thread was faster
+                }
+                continue;
+            };
+            match self.issue_paid(id, now, issue) {
                 Ok(()) => self.table.get_mut(id.hctx).busy.clean(),
                 Err(_) => self.leave(id),
             }
@@ -218,22 +183,32 @@ impl Domain {
         self.leftovers > 0 && self.lanes.iter().all(|lane| lane.leftovers > 0)
     }
 
+    /// Whether the disk of a request has leftovers.
+    fn is_held_up(&self, id: Ident) -> bool {
+        self.leftovers > 0 && self.lanes[self.table.get(id.hctx).lane.index()].leftovers > 0
+    }
+
     fn try_issue<I: Issue>(&mut self, id: Ident, now: Nanos, issue: &mut I) -> Result<(), Stop> {
-        let hctx = self.table.get_mut(id.hctx);
-        if !self.budget.available() {
-            hctx.busy.refused();
+        if !self.credits.try_take(self.thread) {
+            self.table.get_mut(id.hctx).busy.refused();
             return Err(Stop::Credit);
         }
+        self.issue_paid(id, now, issue)
+    }
+
+    /// Issues a request for which a credit was taken; it is given back when the image refuses.
+    fn issue_paid<I: Issue>(&mut self, id: Ident, now: Nanos, issue: &mut I) -> Result<(), Stop> {
+        let hctx = self.table.get_mut(id.hctx);
         let request = hctx.tags.slot(id.tag).request(id);
         if let Err(Busy) = issue.issue(&request, hctx.tags.bios(id.tag)) {
             hctx.busy.refused();
             hctx.stats.refused();
             self.lanes[hctx.lane.index()].blocked = true;
+            self.credits.give_back(self.thread);
             return Err(Stop::Busy);
         }
         hctx.tags.issued(id.tag, now);
         hctx.stats.issued(now);
-        self.budget.spend();
         self.issued += 1;
         Ok(())
     }
@@ -280,7 +255,7 @@ impl Domain {
         if self.next_release().is_some_and(|at| at <= now) {
             return true; // W2
         }
-        let with_kernel = self.budget.used() > 0 || self.syncing > 0;
+        let with_kernel = self.credits.held(self.thread) > 0 || self.syncing > 0;
         let held = |lane: &Lane| lane.blocked && with_kernel; // D6
         let mut open = false;
         for lane in self.lanes.iter().filter(|lane| !held(lane)) {
@@ -289,7 +264,7 @@ impl Domain {
             }
             open = open || lane.leftovers > 0 || self.has_new(now);
         }
-        open && self.budget.available()
+        open && self.credits.worth_asking(self.thread)
     }
 
     /// Whether something waits that was not tried yet.

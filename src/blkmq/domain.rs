@@ -14,7 +14,8 @@
 
 use std::sync::Arc;
 
-use super::dispatch::{AGAIN_MAX, Budget};
+use super::credit::Credits;
+use super::dispatch::AGAIN_MAX;
 use super::flush::{FlushGate, FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
 use super::limits::{Gatekeeper, Limits};
@@ -28,15 +29,24 @@ use super::{Bios, Ident, Request};
 use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, SectorRange, Status, Tag};
 
 /// What a domain is built from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct DomainConfig {
     /// The greatest number of hctxs at a time.
     pub max_hctxs: u16,
-    /// Data requests that may be in flight at a time; 0 for as many as there are tags. The sync of
-    /// a flush has one credit more, of its own.
-    pub hw_depth: u32,
-    /// The thread's index in the flush gates. No two threads may use the same one.
+    /// The thread's index in the flush gates and among those who share credits. No two threads may
+    /// use the same one.
     pub thread: u16,
+    /// Each data request in flight holds one. The sync of a flush has one of its own.
+    pub credits: Arc<Credits>,
+}
+
+impl DomainConfig {
+    /// Of a thread that shares nothing with others. `hw_depth`: data requests that may be in flight
+    /// at a time; 0 for as many as there are tags.
+    #[must_use]
+    pub fn alone(max_hctxs: u16, hw_depth: u32) -> DomainConfig {
+        DomainConfig { max_hctxs, thread: 0, credits: Arc::new(Credits::new(1, hw_depth)) }
+    }
 }
 
 /// What a disk brings into a domain.
@@ -88,8 +98,8 @@ pub struct Domain {
     pub(super) plug: Plug,
     pub(super) scheduler: Box<dyn Scheduler>,
     pub(super) lanes: Vec<Lane>,
-    pub(super) budget: Budget,
-    thread: u16,
+    pub(super) credits: Arc<Credits>,
+    pub(super) thread: u16,
     /// Threads to wake for what a scheduler that is gone gave back.
     pub(super) wakes: Wakes,
     /// Leftovers on all hctxs.
@@ -108,13 +118,13 @@ impl Domain {
     /// [`add_hctx`](Domain::add_hctx), [`set_scheduler`](Domain::set_scheduler), and nothing else.
     #[must_use]
     pub fn new(config: DomainConfig, mut scheduler: Box<dyn Scheduler>) -> Domain {
-        scheduler.set_depth(config.hw_depth);
+        scheduler.set_depth(config.credits.depth());
         Domain {
             table: Table::new(config.max_hctxs),
             plug: Plug::new(),
             scheduler,
             lanes: Vec::new(),
-            budget: Budget::new(config.hw_depth),
+            credits: config.credits,
             thread: config.thread,
             wakes: Wakes::default(),
             leftovers: 0,
@@ -280,7 +290,7 @@ impl Domain {
             self.lanes[lane].flush.completed(&mut self.table, ident, outcome, now);
             return Ok(());
         }
-        self.budget.give_back();
+        self.credits.give_back(self.thread);
         let slot = self.table.get_mut(id).tags.slot_mut(tag);
         match outcome {
             Outcome::Done => self.request_done(ident, now),
@@ -326,7 +336,7 @@ impl Domain {
             Op::Read(_) | Op::Write(_) | Op::Flush => debug_assert!(false, "one range only"),
         }
         self.lanes[hctx.lane.index()].limits.force(slot.op, now); // B6 of `limits`
-        self.budget.give_back();
+        self.credits.give_back(self.thread);
         self.requeue(ident);
         Ok(())
     }
@@ -404,8 +414,9 @@ impl Domain {
     /// When [`run`](Domain::run) should be called although nothing happens until then.
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
-        // Without a credit nothing could go then: the completion that brings one will ask again.
-        let scheduled = self.scheduler.next_wake().filter(|_| self.budget.available());
+        // Without a credit nothing could go then: whatever brings one will ask again.
+        let credit = |_: &Nanos| self.credits.worth_asking(self.thread);
+        let scheduled = self.scheduler.next_wake().filter(credit);
         scheduled.into_iter().chain(self.next_release()).min()
     }
 
@@ -416,6 +427,7 @@ impl Domain {
     pub fn take_wakes(&mut self) -> Wakes {
         let mut wakes = std::mem::take(&mut self.wakes);
         wakes.add(self.scheduler.take_wakes());
+        wakes.add(self.credits.settle(self.thread));
         for lane in &mut self.lanes {
             wakes.add(lane.flush.take_wakes());
         }

@@ -20,6 +20,8 @@
 //! * **K6** Neighbours travel together and are answered one by one: who is merged fails only for
 //!   itself (L12; M1 to M10, `merge`).
 //! * **K7** Policy is the scheduler's alone (C1 to C4, `sched`), and it never sees a flush.
+//! * **K8** What is in flight in a pool is bounded for all its threads together (I04; V1 to V9,
+//!   `credit`).
 
 use crate::block::{HctxId, Op, Tag};
 

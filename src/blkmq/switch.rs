@@ -25,7 +25,7 @@ impl Domain {
         for (id, hctx) in self.table.iter_ids() {
             next.attach(id, hctx.lane, hctx.depth());
         }
-        next.set_depth(self.budget.limit());
+        next.set_depth(self.credits.depth());
         self.stage_plug(now);
         let Domain { table, scheduler, .. } = self;
         table.iter_mut().for_each(|hctx| hctx.tags.unschedule());
@@ -56,10 +56,9 @@ impl Domain {
         self.scheduler.set_weight(lane, weight);
     }
 
-    /// Changes the number of data requests that may be in flight; 0 for as many as there are tags.
-    /// What is in flight beyond a smaller number ends in its own time.
-    pub fn set_hw_depth(&mut self, hw_depth: u32) {
-        self.budget.set_limit(hw_depth);
-        self.scheduler.set_depth(hw_depth);
+    /// The number of credits has changed ([`Credits::set_depth`](super::credit::Credits::set_depth)):
+    /// the scheduler is told.
+    pub fn depth_changed(&mut self) {
+        self.scheduler.set_depth(self.credits.depth());
     }
 }

@@ -59,12 +59,15 @@ impl Pool {
     /// with, `none`. `rotational`: its disks are on something that has to seek.
     ///
     /// # Panics
-    /// Without a mailbox: a pool has at least one thread.
+    /// Without a mailbox: a pool has at least one thread. With more than there may be threads
+    /// ([`MAX_THREADS`](crate::blkmq::MAX_THREADS)).
     #[must_use]
     pub fn new(mailboxes: Vec<Mailbox>, rotational: bool) -> Pool {
         assert!(!mailboxes.is_empty(), "a pool has at least one thread");
         let state = State { kind: Kind::None, hw_depth: None, rings: Vec::new() };
-        Pool { mailboxes, rotational, tuning: Arc::default(), state: Mutex::new(state) }
+        let threads = u16::try_from(mailboxes.len()).unwrap_or(u16::MAX);
+        let tuning = Arc::new(PoolTuning::new(threads));
+        Pool { mailboxes, rotational, tuning, state: Mutex::new(state) }
     }
 
     /// The threads, by number.

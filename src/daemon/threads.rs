@@ -1,12 +1,14 @@
 //! The queue threads of a pool, from start to joined.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 
 use log::error;
 
 use super::DaemonError;
+use crate::blkmq::credit::Credits;
 use crate::config::PoolConfig;
 use crate::device::mailbox::{Inbox, Mailbox, mailbox};
 use crate::device::queue_thread::{self, Stuck, ThreadConfig};
@@ -34,6 +36,7 @@ impl QueueThreads {
     /// [`DaemonError::Thread`]; those that run are ended.
     pub(super) fn start(
         pool: &PoolConfig,
+        credits: &Arc<Credits>,
         mailboxes: Vec<Mailbox>,
         inboxes: Vec<Inbox>,
         reports: Option<&SyncSender<Stuck>>,
@@ -42,12 +45,12 @@ impl QueueThreads {
         for (index, inbox) in (0..pool.threads).zip(inboxes) {
             let cpus: Vec<usize> = pool.cpus.get(usize::from(index)).copied().into_iter().collect();
             let pinned = !cpus.is_empty();
-            let handle =
-                queue_thread::spawn(ThreadConfig { index, cpus, reports: reports.cloned() }, inbox)
-                    .map_err(|e| {
-                        let remedy = remedy(&e, pinned);
-                        DaemonError::Thread { index, cause: e, remedy }
-                    })?;
+            let (credits, reports) = (Arc::clone(credits), reports.cloned());
+            let config = ThreadConfig { index, credits, cpus, reports };
+            let handle = queue_thread::spawn(config, inbox).map_err(|e| {
+                let remedy = remedy(&e, pinned);
+                DaemonError::Thread { index, cause: e, remedy }
+            })?;
             threads.handles.push(handle);
         }
         Ok(threads)

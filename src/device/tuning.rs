@@ -3,31 +3,50 @@
 //! Whoever changes a value rings the threads with [`Command::Retune`](super::mailbox::Command), and
 //! they look again; a thread that opens a disk later finds the values as they are.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+
+use crate::blkmq::credit::Credits;
 
 /// Of a pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PoolTuning {
-    hw_depth: AtomicU32,
+    credits: Arc<Credits>,
     nomerges: AtomicU8,
 }
 
+impl Default for PoolTuning {
+    /// Of a single thread, with all that it has in flight, and everything merged.
+    fn default() -> PoolTuning {
+        PoolTuning::new(1)
+    }
+}
+
 impl PoolTuning {
-    /// With this number of requests in flight (0: no bound), and this level of `nomerges` (0 to 2).
+    /// Of so many threads, numbered from 0, without a bound and with everything merged.
+    ///
+    /// # Panics
+    /// As [`Credits::new`].
     #[must_use]
-    pub const fn new(hw_depth: u32, nomerges: u8) -> PoolTuning {
-        PoolTuning { hw_depth: AtomicU32::new(hw_depth), nomerges: AtomicU8::new(nomerges) }
+    pub fn new(threads: u16) -> PoolTuning {
+        PoolTuning { credits: Arc::new(Credits::new(threads, 0)), nomerges: AtomicU8::new(0) }
     }
 
-    /// Requests that each of its domains may have in flight; 0 for as many as there are.
+    /// What its threads share of the bound on requests in flight.
+    #[must_use]
+    pub fn credits(&self) -> &Arc<Credits> {
+        &self.credits
+    }
+
+    /// Requests that the pool may have in flight; 0 for as many as there are.
     #[must_use]
     pub fn hw_depth(&self) -> u32 {
-        self.hw_depth.load(Ordering::Relaxed)
+        self.credits.depth()
     }
 
-    /// Changes it.
+    /// Changes it. Who waits for a credit is not woken: the `Retune` that follows does that.
     pub fn set_hw_depth(&self, depth: u32) {
-        self.hw_depth.store(depth, Ordering::Relaxed);
+        let _ = self.credits.set_depth(depth);
     }
 
     /// How little is merged, as Linux's `queue/nomerges`: 0 all, 1 what is cheap to find, 2 none.
@@ -94,11 +113,12 @@ mod tests {
 
     #[test]
     fn what_is_set_is_found() {
-        let pool = PoolTuning::new(32, 1);
-        assert_eq!((pool.hw_depth(), pool.nomerges()), (32, 1));
-        pool.set_hw_depth(0);
+        let pool = PoolTuning::new(3);
+        assert_eq!((pool.hw_depth(), pool.nomerges()), (0, 0));
+        pool.set_hw_depth(32);
         pool.set_nomerges(2);
-        assert_eq!((pool.hw_depth(), pool.nomerges()), (0, 2));
+        assert_eq!((pool.hw_depth(), pool.nomerges()), (32, 2));
+        assert_eq!(pool.credits().depth(), 32, "the threads see it");
         let disk = DiskTuning::new(300, Some(4));
         assert_eq!((disk.weight(), disk.nr_requests()), (300, Some(4)));
         disk.set_weight(1);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::core_disk::{Disk, Flight, Image, Progress, Rng, touch};
 pub(crate) use super::core_guest::{Config, Guest};
 use super::core_guest::{Live, SeedGuard};
+use crate::blkmq::credit::Credits;
 use crate::blkmq::sched::NoScheduler;
 use crate::blkmq::{
     Batch, Distribution, Domain, DomainConfig, FlushGate, FlushPolicy, Kind, LaneConfig,
@@ -52,9 +53,10 @@ impl World {
         let policy = FlushPolicy { exclusive: config.exclusive, noop: config.noop };
         let gate = Arc::new(FlushGate::new(config.threads, policy));
         let image = Rc::new(RefCell::new(Image::default()));
+        let credits = Arc::new(Credits::new(config.threads, config.hw_depth));
         let thread = |t: u16| {
-            let hw_depth = config.hw_depth;
-            let of = DomainConfig { max_hctxs: config.hctxs, hw_depth, thread: t };
+            let credits = Arc::clone(&credits);
+            let of = DomainConfig { max_hctxs: config.hctxs, thread: t, credits };
             let mut domain = Domain::new(of, Box::new(NoScheduler::new()));
             let gate = Arc::clone(&gate);
             let lane = domain.add_lane(LaneConfig::new(gate, config.dsync));
@@ -424,9 +426,9 @@ impl World {
 
     /// Conservation, stage by stage (I03), and the limits (I04).
     pub(crate) fn check(&self) {
+        let mut data = 0;
         for thread in &self.threads {
             thread.domain.check_books();
-            let mut data = 0;
             for guest in &thread.guests {
                 let gauges = thread.domain.gauges(guest.hctx);
                 assert_eq!(usize::from(gauges.free), guest.free.len(), "I03: free heads");
@@ -442,9 +444,9 @@ impl World {
                 let all = u32::from(requests)..=u32::from(requests + flushed);
                 assert!(all.contains(&live), "I30: {live} in progress, {gauges:?}");
             }
-            let limit = self.config.hw_depth as usize;
-            assert!(limit == 0 || data <= limit, "I04: {data} in flight, {limit} allowed");
         }
+        let limit = self.config.hw_depth as usize;
+        assert!(limit == 0 || data <= limit, "I04: {data} in flight, {limit} allowed");
     }
 
     /// Whether the guest has every head back.

@@ -23,7 +23,10 @@
 //! * **V7** Without a limit each thread only counts its own. When a limit comes, a thread brings
 //!   what it has out into the word the next time it takes or gives; until then that is on top of
 //!   the depth.
-//! * **V8** A single thread has nobody to wait for and no use for any of this: it counts.
+//! * **V8** A thread that wants a credit sleeps only as a waiter. A run that got one, and gave it back
+//!   because the image refused, or whose request came back to be repeated, leaves work behind and
+//!   no waiter: such a thread runs again ([`Credits::worth_asking`]).
+//! * **V9** A single thread has nobody to wait for and no use for any of this: it counts.
 //!
 //! *No wake-up is lost.* Let W have been refused and sleep. Its bit was inserted before it saw, at
 //! a place p in the order of the changes of the word, the mark together with "none" (V3). The mark
@@ -277,6 +280,14 @@ impl Credits {
         self.may_have(word, thread) || cell.handed.load(Ordering::Relaxed) != 0
     }
 
+    /// Whether a thread with something to issue should run before it sleeps: there may be a credit,
+    /// or the thread is not among those who wait for one (V8).
+    #[must_use]
+    pub fn worth_asking(&self, thread: u16) -> bool {
+        let waits = || self.cells[usize::from(thread)].waits.load(Ordering::Relaxed);
+        self.has_credit(thread) || !self.is_single() && !waits()
+    }
+
     /// A request of `thread` left the kernel, or did not go there. Only that thread may call this,
     /// and settles before it sleeps.
     ///
@@ -384,7 +395,7 @@ impl Credits {
         }
         let mut wakes = self.hand_out(0, None);
         if self.is_single() {
-            wakes.add_word(0, 1); // V8: it has left no mark
+            wakes.add_word(0, 1); // V9: it has left no mark
         }
         wakes
     }

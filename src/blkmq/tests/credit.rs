@@ -317,3 +317,25 @@ fn i04_threads_that_share_credits_all_come_through() {
     threads.into_iter().for_each(|t| t.join().expect("comes through"));
     assert_eq!(credits.used(), 0);
 }
+
+#[test]
+fn i10_who_is_no_waiter_does_not_sleep() {
+    let credits = Credits::new(2, 1);
+    assert!(credits.try_take(0));
+    credits.give_back(0); // the image refused
+    credits.end_run(0);
+    assert!(credits.settle(0).is_empty());
+    assert!(credits.try_take(1));
+    assert!(!credits.has_credit(0), "it is with the other one");
+    assert!(credits.worth_asking(0), "who would not wake it");
+    assert!(!credits.try_take(0));
+    credits.end_run(0);
+    assert!(!credits.worth_asking(0), "now it would");
+    credits.give_back(1);
+    credits.end_run(1);
+    assert!(credits.settle(1).eq([0]));
+    assert!(credits.worth_asking(0));
+    let alone = Credits::new(1, 1);
+    assert!(alone.try_take(0));
+    assert!(!alone.worth_asking(0), "a single thread has what comes back");
+}

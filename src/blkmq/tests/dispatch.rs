@@ -38,18 +38,3 @@ fn i13_no_history_leaves_the_range() {
         assert_eq!(busy.level(), 0);
     }
 }
-
-#[test]
-fn i04_credits_add_up() {
-    let mut budget = Budget::new(2);
-    assert!(budget.available());
-    budget.spend();
-    budget.spend();
-    assert!(!budget.available());
-    assert_eq!(budget.used(), 2);
-    budget.give_back();
-    assert!(budget.available());
-    let mut without = Budget::new(0);
-    (0..100_000).for_each(|_| without.spend());
-    assert!(without.available(), "0 means no limit");
-}

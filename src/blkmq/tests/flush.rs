@@ -227,8 +227,8 @@ fn two_domains_of_one_thread_may_share_an_index() {
         }
     }
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
     let make = || {
+        let config = DomainConfig::alone(1, 0);
         let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
         let gate = Arc::clone(&gate);
         domain.add_lane(LaneConfig::new(gate, true));

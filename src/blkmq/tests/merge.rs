@@ -42,7 +42,7 @@ impl Issue for Room {
 
 fn domain_with(scheduler: Box<dyn Scheduler>, dsync: bool) -> Domain {
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-    let config = DomainConfig { max_hctxs: 2, hw_depth: 0, thread: 0 };
+    let config = DomainConfig::alone(2, 0);
     let mut domain = Domain::new(config, scheduler);
     let lane = domain.add_lane(LaneConfig::new(gate, dsync));
     (0..2).for_each(|_| assert!(domain.add_hctx(lane, 256).is_some()));

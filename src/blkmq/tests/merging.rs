@@ -194,7 +194,7 @@ struct Player {
 impl Player {
     fn new(seed: u64, search: MergeSearch, bad: Option<SectorRange>) -> Player {
         let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-        let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
+        let config = DomainConfig::alone(1, 0);
         let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
         let lane = domain.add_lane(LaneConfig::new(gate, true));
         domain.set_merging(lane, MergeConfig { search, ..MergeConfig::default() });

@@ -35,7 +35,7 @@ impl Domain {
             assert!(hctx.busy.level() <= 9, "I13: pressure is at most 9");
         }
         assert_eq!(self.leftovers, leftovers, "I03: leftovers of the domain");
-        assert_eq!(self.budget.used(), in_flight, "I04: credits spent");
+        assert_eq!(self.credits.held(self.thread), in_flight, "I04: credits spent");
         assert_eq!(self.syncing, syncing, "I03: syncs of the domain");
         let machines = self.lanes.iter().filter(|lane| lane.flush.is_syncing()).count();
         assert_eq!(u32::try_from(machines), Ok(syncing), "I24: one sync at most on each disk");

@@ -31,7 +31,7 @@ fn iops(read: u64, write: u64) -> LimitsConfig {
 
 fn domain(hctxs: u16, limits: &LimitsConfig) -> (Domain, Arc<Limits>) {
     let limits = Arc::new(Limits::new(limits).expect("consistent"));
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth: 0, thread: 0 };
+    let config = DomainConfig::alone(hctxs, 0);
     let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
     let of = LaneConfig { limits: Arc::clone(&limits), ..LaneConfig::new(gate, true) };

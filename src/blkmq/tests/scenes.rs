@@ -32,7 +32,7 @@ impl Issue for Room {
 
 fn domain_with(scheduler: Box<dyn Scheduler>, hctxs: u16, hw_depth: u32) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth, thread: 0 };
+    let config = DomainConfig::alone(hctxs, hw_depth);
     let mut domain = Domain::new(config, scheduler);
     let lane = domain.add_lane(LaneConfig::new(Arc::new(gate), true));
     // What is issued is what was submitted: bio for bio.

@@ -49,7 +49,7 @@ fn sweep(domain: &mut Domain, null: &mut Null, batch: u16, now: &mut u64) -> u64
 #[allow(clippy::print_stdout, reason = "a measurement prints")]
 fn what_accounting_costs() {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
+    let config = DomainConfig::alone(1, 0);
     let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
     let lane = domain.add_lane(LaneConfig::new(Arc::new(gate), true));
     assert!(domain.add_hctx(lane, 128).is_some());

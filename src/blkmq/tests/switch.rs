@@ -71,7 +71,7 @@ impl Issue for Rooms {
 
 /// Two disks, a hctx each.
 fn two_disks(scheduler: Box<dyn Scheduler>, hw_depth: u32) -> Domain {
-    let mut domain = Domain::new(DomainConfig { max_hctxs: 2, hw_depth, thread: 0 }, scheduler);
+    let mut domain = Domain::new(DomainConfig::alone(2, hw_depth), scheduler);
     for lane in 0..2 {
         let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
         let added = domain.add_lane(LaneConfig::new(gate, true));
@@ -134,7 +134,8 @@ fn i28_what_waits_moves_in_order_and_what_flies_is_let_go() {
     domain.run(Nanos(2), &mut rooms);
     assert_eq!(rooms.taken.len(), 4, "the budget");
     drop(domain.set_scheduler(Box::new(NoScheduler::new()), Nanos(3)));
-    domain.set_hw_depth(0);
+    let _ = domain.credits.set_depth(0);
+    domain.depth_changed();
     assert!(domain.wants_run(Nanos(3)), "what waits goes on without a kick");
     domain.run(Nanos(3), &mut rooms);
     let expected: Vec<(u16, u16)> = (0..20).map(|t| (0, t)).collect();
@@ -152,7 +153,8 @@ fn a_smaller_budget_drains_down() {
     let mut rooms = Rooms { room: vec![64, 64], taken: Vec::new(), of: vec![0, 1] };
     submit(&mut domain, 0, 0..20);
     domain.run(Nanos(2), &mut rooms);
-    domain.set_hw_depth(2);
+    let _ = domain.credits.set_depth(2);
+    domain.depth_changed();
     for (done, tag) in (0..20).enumerate() {
         let generation = domain.generation(HctxId(0), Tag(tag));
         domain.complete(HctxId(0), Tag(tag), generation, Outcome::Done, Nanos(4)).expect("live");

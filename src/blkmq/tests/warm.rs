@@ -32,7 +32,7 @@ fn bio(tag: u16, op: Op) -> Bio {
 
 fn domain(hctxs: u16) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let config = DomainConfig { max_hctxs: hctxs, hw_depth: 0, thread: 0 };
+    let config = DomainConfig::alone(hctxs, 0);
     let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
     let lane = domain.add_lane(LaneConfig::new(Arc::new(gate), true));
     (0..hctxs).for_each(|_| assert!(domain.add_hctx(lane, 128).is_some()));

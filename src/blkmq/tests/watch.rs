@@ -52,7 +52,7 @@ impl Scheduler for Forgetful {
 
 fn domain(scheduler: Box<dyn Scheduler>) -> Domain {
     let gate = FlushGate::new(1, FlushPolicy { exclusive: true, noop: false });
-    let mut domain = Domain::new(DomainConfig { max_hctxs: 2, hw_depth: 0, thread: 0 }, scheduler);
+    let mut domain = Domain::new(DomainConfig::alone(2, 0), scheduler);
     let lane = domain.add_lane(LaneConfig::new(Arc::new(gate), true));
     (0..2).for_each(|_| assert!(domain.add_hctx(lane, 8).is_some()));
     domain

@@ -63,8 +63,8 @@ impl Lanes {
 
     /// Looks at what can be tuned, and passes it on to the core.
     pub(super) fn retune(&mut self) {
+        self.domain.depth_changed();
         for (lane, of) in (0..).map(LaneId).zip(&self.lanes) {
-            self.domain.set_hw_depth(of.disk.pool.hw_depth());
             self.domain.set_weight(lane, of.disk.tuning.weight());
             let search = MergeSearch::of_nomerges(of.disk.pool.nomerges());
             self.domain.set_nomerges(lane, search.unwrap_or_default());

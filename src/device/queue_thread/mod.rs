@@ -47,6 +47,7 @@ use self::lane::Lanes;
 use self::queue::Queue;
 use super::mailbox::{Command, DiskId, Inbox, QueueReport, QueueStart};
 use super::virtqueue::Chain;
+use crate::blkmq::credit::Credits;
 use crate::blkmq::sched::NoScheduler;
 use crate::blkmq::{Domain, DomainConfig, Overdue};
 use crate::block::{Nanos, QueueId};
@@ -70,10 +71,12 @@ const STUCK_AFTER: u64 = 30_000_000_000;
 const UNKICKED_PAUSE: Duration = Duration::from_micros(100);
 
 /// How a queue thread is to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ThreadConfig {
-    /// Number of the thread within the process, from 0: its place in every flush gate.
+    /// Number of the thread within its pool, from 0: its place in every flush gate.
     pub index: u16,
+    /// What the threads of the pool share of the bound on requests in flight.
+    pub credits: Arc<Credits>,
     /// CPUs the thread may run on; empty for any.
     pub cpus: Vec<usize>,
     /// Where to report requests that are stuck; nobody else is told, and the thread never logs them.
@@ -103,7 +106,7 @@ pub fn spawn(config: ThreadConfig, inbox: Inbox) -> io::Result<JoinHandle<()>> {
         let pinned = if anywhere { Ok(()) } else { affinity::pin_current_thread(&config.cpus) };
         let made = pinned
             .and_then(|()| Ring::new(RING_ENTRIES))
-            .and_then(|ring| QueueThread::new(config.index, ring, inbox));
+            .and_then(|ring| QueueThread::new(config.index, ring, inbox, config.credits));
         match made {
             Ok(mut thread) => {
                 thread.reports = config.reports;
@@ -134,9 +137,14 @@ struct QueueThread {
 }
 
 impl QueueThread {
-    fn new(index: u16, mut ring: Ring, inbox: Inbox) -> io::Result<QueueThread> {
+    fn new(
+        index: u16,
+        mut ring: Ring,
+        inbox: Inbox,
+        credits: Arc<Credits>,
+    ) -> io::Result<QueueThread> {
         watch(&mut ring, Token::Mailbox, inbox.as_fd())?;
-        let domain = DomainConfig { max_hctxs: MAX_HCTXS, hw_depth: 0, thread: index };
+        let domain = DomainConfig { max_hctxs: MAX_HCTXS, thread: index, credits };
         Ok(QueueThread {
             index,
             ring,

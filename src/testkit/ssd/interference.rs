@@ -196,7 +196,7 @@ struct World {
 impl World {
     fn new(setup: &Setup) -> World {
         let scheduler = setup.kind.build(&[], 1, false).expect("defaults").remove(0);
-        let config = DomainConfig { max_hctxs: 2, hw_depth: setup.hw_depth, thread: 0 };
+        let config = DomainConfig::alone(2, setup.hw_depth);
         let mut domain = Domain::new(config, scheduler);
         for depth in [1, (setup.writers * setup.depth).max(1)] {
             let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));

@@ -38,7 +38,7 @@ fn buf(memory: &GuestMemory, at: u64, len: u64) -> GuestBuf {
 
 fn domain() -> Domain {
     let gate = Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false }));
-    let config = DomainConfig { max_hctxs: 1, hw_depth: 0, thread: 0 };
+    let config = DomainConfig::alone(1, 0);
     let mut domain = Domain::new(config, Box::new(NoScheduler::new()));
     let lane = domain.add_lane(LaneConfig::new(gate, true));
     assert_eq!(domain.add_hctx(lane, 8), Some(HctxId(0)));

@@ -8,7 +8,7 @@ use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, QueueStart, mailbox};
 use crate::device::queue_thread::QueueThread;
-use crate::device::tuning::DiskTuning;
+use crate::device::tuning::{DiskTuning, PoolTuning};
 use crate::device::{Disk, MAX_QUEUES};
 use crate::image::{Image, OpenOptions, open};
 use crate::sys::uring::Ring;
@@ -68,7 +68,9 @@ impl Bench {
     pub(super) fn new(image: Arc<dyn Image>, queues: u16) -> Bench {
         let (mailbox, inbox) = mailbox().expect("an eventfd");
         let ring = Ring::new(64).expect("io_uring works on the test machine");
-        let mut thread = QueueThread::new(0, ring, inbox).expect("the mailbox can be watched");
+        let pool = Arc::new(PoolTuning::default());
+        let thread = QueueThread::new(0, ring, inbox, Arc::clone(pool.credits()));
+        let mut thread = thread.expect("the mailbox can be watched");
         let policy = FlushPolicy { exclusive: true, noop: image.traits().flush_is_noop };
         let disk = Arc::new(Disk {
             id: DiskId(0),
@@ -83,7 +85,7 @@ impl Bench {
             limits: Arc::default(),
             stats: crate::blkmq::stats::DiskStats::new(64),
             tuning: DiskTuning::default(),
-            pool: Arc::default(),
+            pool,
         });
         let memory = Arc::new(TestMemory::new(16 << 20));
         let mut guests = Vec::new();

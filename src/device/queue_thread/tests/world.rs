@@ -23,7 +23,7 @@ use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
 use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, mailbox};
 use crate::device::queue_thread::QueueThread;
-use crate::device::tuning::DiskTuning;
+use crate::device::tuning::{DiskTuning, PoolTuning};
 use crate::device::{Disk, MAX_QUEUES};
 use crate::image::Image;
 use crate::sys::eventfd;
@@ -89,12 +89,17 @@ impl World {
             (0..shape.threads).map(|_| mailbox().expect("an eventfd")).unzip();
         // Whether flushes may be answered without a sync is the disk's choice (G5).
         let policy = FlushPolicy { exclusive: !seed.is_multiple_of(4), noop: false };
-        let disk = Arc::new(disk_on(&sim, &mailboxes, policy));
+        let pool = Arc::new(PoolTuning::new(shape.threads));
+        // Few requests in flight, or any number: a credit that is lost stops everything (I04, I10).
+        pool.set_hw_depth([0, 0, 1, 3, 8][usize::try_from(seed % 5).expect("small")]);
+        let credits = Arc::clone(pool.credits());
+        let disk = Arc::new(disk_on(&sim, &mailboxes, policy, pool));
         let threads: Vec<_> = (0..shape.threads)
             .zip(inboxes)
             .map(|(index, inbox)| {
                 let ring = Ring::new(8).expect("io_uring works on the test machine");
-                QueueThread::new(index, ring, inbox).expect("the mailbox can be watched")
+                QueueThread::new(index, ring, inbox, Arc::clone(&credits))
+                    .expect("the mailbox can be watched")
             })
             .collect();
         let memory = Arc::new(TestMemory::new(8 << 20));
@@ -503,7 +508,12 @@ fn split_segments(rng: &mut Rng, start: usize, len: usize) -> Vec<(u64, u32, u32
     segments
 }
 
-fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
+fn disk_on(
+    sim: &SimDisk,
+    mailboxes: &[Mailbox],
+    policy: FlushPolicy,
+    pool: Arc<PoolTuning>,
+) -> Disk {
     let mut serial = [0; 20];
     serial[..4].copy_from_slice(b"test");
     Disk {
@@ -519,6 +529,6 @@ fn disk_on(sim: &SimDisk, mailboxes: &[Mailbox], policy: FlushPolicy) -> Disk {
         limits: Arc::default(),
         stats: crate::blkmq::stats::DiskStats::new(64),
         tuning: DiskTuning::default(),
-        pool: Arc::default(),
+        pool,
     }
 }
