@@ -36,6 +36,16 @@ impl Bits {
         self.words[n / 64] &= !(1 << (n % 64));
     }
 
+    /// Adds a number, or removes it.
+    pub(super) fn set(&mut self, n: usize, member: bool) {
+        if member { self.insert(n) } else { self.remove(n) }
+    }
+
+    /// Whether a number is in the set.
+    pub(super) fn contains(&self, n: usize) -> bool {
+        self.words[n / 64] & 1 << (n % 64) != 0
+    }
+
     /// Whether nothing is in the set.
     pub(super) fn is_empty(&self) -> bool {
         self.words.iter().all(|w| *w == 0)
@@ -77,7 +87,8 @@ mod tests {
             let mut bits = Bits::new(100);
             bits.grow(200);
             prop_assert!(bits.holds(200));
-            members.iter().for_each(|m| bits.insert(*m));
+            members.iter().for_each(|m| bits.set(*m, true));
+            prop_assert!((0..200).all(|n| bits.contains(n) == members.contains(&n)));
             gone.iter().for_each(|m| bits.remove(*m));
             let left: BTreeSet<usize> = members.difference(&gone).copied().collect();
             prop_assert_eq!(bits.is_empty(), left.is_empty());

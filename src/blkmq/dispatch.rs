@@ -21,7 +21,8 @@
 //! * **D7** A disk whose image refuses holds up no other. What the scheduler names for it joins its
 //!   leftovers untried; so the guest that is refused loses its order, and nobody else anything.
 
-use super::domain::{Domain, Lane};
+use super::domain::Domain;
+use super::lane::Lane;
 use super::tags::State;
 use super::{Bios, Busy, Ident, Issue};
 use crate::block::{HctxId, Nanos};
@@ -69,6 +70,7 @@ impl Domain {
             self.lanes[lane].blocked = false;
             self.run_sync(lane, now, issue);
         }
+        self.share_out(now);
         self.run_parked(now);
         self.run_leftovers(now, issue);
         self.run_plug(now, issue);
@@ -141,7 +143,9 @@ impl Domain {
             self.leftovers == 0 && self.scheduler.bypass() && !self.scheduler.has_work(now);
         for i in 0..self.plug.len() {
             let id = self.plug.get(i);
-            if direct && self.table.get(id.hctx).busy.level() == 0 {
+            let hctx = self.table.get(id.hctx);
+            let (lane, level) = (hctx.lane, hctx.busy.level());
+            if direct && level == 0 && self.may_issue(lane, now) {
                 match self.try_issue(id, now, issue) {
                     Ok(()) => continue,
                     Err(Stop::Busy) => self.leave(id),
@@ -209,6 +213,8 @@ impl Domain {
         }
         hctx.tags.issued(id.tag, now);
         hctx.stats.issued(now);
+        let lane = hctx.lane;
+        self.issued_for(lane, now);
         self.issued += 1;
         Ok(())
     }
@@ -237,7 +243,9 @@ impl Domain {
         hctx.tags.set(id.tag, State::Staged);
         hctx.tags.slot_mut(id.tag).scheduled = true;
         hctx.merging.staged(id.tag);
+        let lane = hctx.lane;
         self.scheduler.insert(&hctx.item(id), now);
+        self.asks(lane, now);
     }
 
     /// Hands the batch to the scheduler.
@@ -254,6 +262,9 @@ impl Domain {
     pub fn wants_run(&self, now: Nanos) -> bool {
         if self.next_release().is_some_and(|at| at <= now) {
             return true; // W2
+        }
+        if self.shares.next_wake().is_some_and(|at| at <= now) {
+            return true; // Z2
         }
         let with_kernel = self.credits.held(self.thread) > 0 || self.syncing > 0;
         let held = |lane: &Lane| lane.blocked && with_kernel; // D6

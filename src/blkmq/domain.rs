@@ -14,11 +14,12 @@
 
 use std::sync::Arc;
 
-use super::credit::Credits;
+use super::credit::{Credits, FairShare};
 use super::dispatch::AGAIN_MAX;
-use super::flush::{FlushGate, FlushMachine, Wakes};
+use super::flush::{FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
-use super::limits::{Gatekeeper, Limits};
+use super::lane::{Lane, LaneConfig};
+use super::limits::Gatekeeper;
 use super::merge::MergeConfig;
 use super::plug::Plug;
 use super::sched::Scheduler;
@@ -49,44 +50,6 @@ impl DomainConfig {
     }
 }
 
-/// What a disk brings into a domain.
-#[derive(Clone, Debug)]
-pub struct LaneConfig {
-    /// What its threads share about flushes.
-    pub gate: Arc<FlushGate>,
-    /// A write can be issued so that its completion means durable, and reports its own failure
-    /// and nobody else's. Without it a write-through write is DATA, then a flush (F5).
-    pub dsync: bool,
-    /// Its share of the domain, compared to the other disks': 1 to 1000.
-    pub weight: u16,
-    /// What its threads share of its limits.
-    pub limits: Arc<Limits>,
-}
-
-impl LaneConfig {
-    /// A disk of the usual weight and without limits.
-    #[must_use]
-    pub fn new(gate: Arc<FlushGate>, dsync: bool) -> LaneConfig {
-        LaneConfig { gate, dsync, weight: 100, limits: Arc::default() }
-    }
-}
-
-/// One disk of the domain.
-#[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) flush: FlushMachine,
-    dsync: bool,
-    pub(super) weight: u16,
-    pub(super) limits: Arc<Limits>,
-    pub(super) keeper: Gatekeeper,
-    /// For hctxs to come.
-    pub(super) merging: MergeConfig,
-    /// Leftovers on all its hctxs.
-    pub(super) leftovers: u32,
-    /// Its image refused something, and nothing of the domain has completed since (D6).
-    pub(super) blocked: bool,
-}
-
 /// The completion belongs to no request in flight: another generation, or nothing issued (I36).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale;
@@ -99,6 +62,9 @@ pub struct Domain {
     pub(super) scheduler: Box<dyn Scheduler>,
     pub(super) lanes: Vec<Lane>,
     pub(super) credits: Arc<Credits>,
+    pub(super) shares: FairShare,
+    /// The part of the depth that the disks share (Z1); 0: they do not.
+    pub(super) share_of: u32,
     pub(super) thread: u16,
     /// Threads to wake for what a scheduler that is gone gave back.
     pub(super) wakes: Wakes,
@@ -125,6 +91,8 @@ impl Domain {
             scheduler,
             lanes: Vec::new(),
             credits: config.credits,
+            shares: FairShare::new(),
+            share_of: 0,
             thread: config.thread,
             wakes: Wakes::default(),
             leftovers: 0,
@@ -155,6 +123,7 @@ impl Domain {
             leftovers: 0,
             blocked: false,
         });
+        self.shares.add();
         self.scheduler.set_weight(id, weight);
         id
     }
@@ -290,7 +259,7 @@ impl Domain {
             self.lanes[lane].flush.completed(&mut self.table, ident, outcome, now);
             return Ok(());
         }
-        self.credits.give_back(self.thread);
+        self.came_back(self.table.get(id).lane, now);
         let slot = self.table.get_mut(id).tags.slot_mut(tag);
         match outcome {
             Outcome::Done => self.request_done(ident, now),
@@ -335,8 +304,9 @@ impl Domain {
             Op::Discard(range) | Op::WriteZeroes { range, .. } => *range = next,
             Op::Read(_) | Op::Write(_) | Op::Flush => debug_assert!(false, "one range only"),
         }
-        self.lanes[hctx.lane.index()].limits.force(slot.op, now); // B6 of `limits`
-        self.credits.give_back(self.thread);
+        let lane = hctx.lane;
+        self.lanes[lane.index()].limits.force(slot.op, now); // B6 of `limits`
+        self.came_back(lane, now);
         self.requeue(ident);
         Ok(())
     }
@@ -417,7 +387,8 @@ impl Domain {
         // Without a credit nothing could go then: whatever brings one will ask again.
         let credit = |_: &Nanos| self.credits.worth_asking(self.thread);
         let scheduled = self.scheduler.next_wake().filter(credit);
-        scheduled.into_iter().chain(self.next_release()).min()
+        let shares = self.shares.next_wake();
+        scheduled.into_iter().chain(shares).chain(self.next_release()).min()
     }
 
     /// The threads that may go on since this one gave something back, as indexes in the flush

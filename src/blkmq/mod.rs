@@ -32,19 +32,22 @@ mod dispatch;
 mod domain;
 mod flush;
 mod hctx;
+mod lane;
 pub mod limits;
 mod merge;
 mod parked;
 mod plug;
 pub mod sched;
+mod share;
 pub mod stats;
 mod switch;
 mod tags;
 mod watch;
 
-pub use domain::{Domain, DomainConfig, LaneConfig, Stale};
+pub use domain::{Domain, DomainConfig, Stale};
 pub use flush::{FlushGate, FlushPolicy, MAX_THREADS, Wakes};
 pub use hctx::Gauges;
+pub use lane::LaneConfig;
 pub use merge::{Bios, MAX_SEGMENTS, MergeConfig, MergeCounters, MergeSearch};
 pub use stats::{
     Batch, Bucket, DiskStats, Distribution, Ended, IoStat, Kind, OpStats, QueueStats, Recorder,

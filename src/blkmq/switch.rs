@@ -37,6 +37,7 @@ impl Domain {
         for (id, _) in self.table.iter_ids() {
             self.scheduler.detach(id);
         }
+        self.shares.forget(); // the next run holds back whom it has to (Z2)
         // What the old one gives back to those that shared with it, is theirs to know.
         self.wakes.add(self.scheduler.take_wakes());
         std::mem::replace(&mut self.scheduler, next)

@@ -84,8 +84,8 @@ impl Service {
                 service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits, image });
             }
             let reports = service.watch.reports();
-            let credits = shared.tuning().credits();
-            let threads = QueueThreads::start(pool, credits, mailboxes, inboxes, reports.as_ref())?;
+            let tuning = shared.tuning();
+            let threads = QueueThreads::start(pool, tuning, mailboxes, inboxes, reports.as_ref())?;
             service.threads.push(threads);
             service.pools.push(PoolService { name: pool.name.clone(), pool: Arc::clone(&shared) });
             let scheduler = &pool.scheduler;

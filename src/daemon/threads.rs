@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use log::error;
 
 use super::DaemonError;
-use crate::blkmq::credit::Credits;
 use crate::config::PoolConfig;
 use crate::device::mailbox::{Inbox, Mailbox, mailbox};
 use crate::device::queue_thread::{self, Stuck, ThreadConfig};
+use crate::device::tuning::PoolTuning;
 
 /// The queue threads; dropped, they finish what they have and are joined.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl QueueThreads {
     /// [`DaemonError::Thread`]; those that run are ended.
     pub(super) fn start(
         pool: &PoolConfig,
-        credits: &Arc<Credits>,
+        tuning: &PoolTuning,
         mailboxes: Vec<Mailbox>,
         inboxes: Vec<Inbox>,
         reports: Option<&SyncSender<Stuck>>,
@@ -45,7 +45,7 @@ impl QueueThreads {
         for (index, inbox) in (0..pool.threads).zip(inboxes) {
             let cpus: Vec<usize> = pool.cpus.get(usize::from(index)).copied().into_iter().collect();
             let pinned = !cpus.is_empty();
-            let (credits, reports) = (Arc::clone(credits), reports.cloned());
+            let (credits, reports) = (Arc::clone(tuning.credits()), reports.cloned());
             let config = ThreadConfig { index, credits, cpus, reports };
             let handle = queue_thread::spawn(config, inbox).map_err(|e| {
                 let remedy = remedy(&e, pinned);

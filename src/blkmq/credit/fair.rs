@@ -6,12 +6,15 @@
 //! * **H1** While several disks are active, one of them holds at most [`FairShare::share`] of the
 //!   depth: the depth divided by their number, rounded up, and [`MIN_SHARE`] at least (I35). Alone
 //!   it may hold all.
-//! * **H2** A disk is active from its first request on, and no longer when it has held nothing and
-//!   asked for nothing for [`IDLE`]. So an idle neighbour costs nothing.
+//! * **H2** A disk is active from the first request on that it asks for, and no longer when it has held
+//!   nothing and asked for nothing for [`IDLE`]. So an idle neighbour costs nothing.
 //! * **H3** Nothing is taken from who has more than its share: it gets no more until enough of its
 //!   requests have come back.
-//! * **H4** On several threads each shares out its own depth, among the disks that are active on it.
-//!   The answer is about shares only; whether a credit is there is for `Credits` to say.
+//! * **H4** On several threads each shares out its own part of the depth (all of it while no other one
+//!   wants any), among the disks that are active on it. The answer is about shares only; whether a
+//!   credit is there is for `Credits` to say.
+//! * **H5** A disk that has its share while others are active is full, and somebody remembers that for
+//!   it: each change is told once.
 
 use core::time::Duration;
 
@@ -27,6 +30,8 @@ pub const IDLE: Duration = Duration::from_secs(1);
 struct Lane {
     held: u32,
     active: bool,
+    /// It is held back (H5).
+    full: bool,
     /// When it last asked or gave back; meaningful while it is active.
     last: Nanos,
 }
@@ -34,20 +39,30 @@ struct Lane {
 /// Who of one thread's disks holds how much of the depth.
 #[derive(Debug)]
 pub struct FairShare {
-    lanes: Box<[Lane]>,
+    lanes: Vec<Lane>,
     active: u32,
+    /// Disks that are held back.
+    full: u32,
     /// No disk becomes inactive before this.
     check: Nanos,
-    /// Somebody was refused since the number of active disks last fell.
-    refused: bool,
+}
+
+impl Default for FairShare {
+    fn default() -> FairShare {
+        FairShare::new()
+    }
 }
 
 impl FairShare {
-    /// Shares for the disks `0..lanes`. Allocates; nothing else does.
+    /// Shares for nobody yet.
     #[must_use]
-    pub fn new(lanes: u16) -> FairShare {
-        let lanes = vec![Lane::default(); usize::from(lanes)].into_boxed_slice();
-        FairShare { lanes, active: 0, check: Nanos(u64::MAX), refused: false }
+    pub const fn new() -> FairShare {
+        FairShare { lanes: Vec::new(), active: 0, full: 0, check: Nanos(u64::MAX) }
+    }
+
+    /// One more disk, with the next number. Allocates; nothing else does.
+    pub fn add(&mut self) {
+        self.lanes.push(Lane::default());
     }
 
     /// What one disk may hold of `depth` now (H1); 0, no limit, stays no limit.
@@ -60,18 +75,72 @@ impl FairShare {
         }
     }
 
-    /// A disk has a request and would issue it: whether it may, as far as shares go. Follow with
-    /// [`take`](FairShare::take) when it does.
+    /// A disk has a request and would issue it. Whether that makes it active, so that the others'
+    /// shares are smaller now.
     ///
     /// # Panics
     /// When there is no such disk.
-    #[must_use = "its share may be spent"]
-    pub fn may_take(&mut self, lane: LaneId, depth: u32, now: Nanos) -> bool {
-        self.touch(lane, now);
+    pub fn asks(&mut self, lane: LaneId, now: Nanos) -> bool {
+        let lane = &mut self.lanes[lane.index()];
+        lane.last = now;
+        self.check = self.check.min(now + IDLE);
+        let new = !lane.active;
+        if new {
+            lane.active = true;
+            self.active += 1;
+        }
+        new
+    }
+
+    /// Whether a disk is held back (H5).
+    ///
+    /// # Panics
+    /// When there is no such disk.
+    #[must_use]
+    pub fn is_full(&self, lane: LaneId) -> bool {
+        self.lanes[lane.index()].full
+    }
+
+    /// Whether any disk is.
+    #[must_use]
+    pub fn has_full(&self) -> bool {
+        self.full > 0
+    }
+
+    /// Whether a disk has just got its share of `depth`: from now on it is held back.
+    ///
+    /// # Panics
+    /// When there is no such disk.
+    #[must_use = "somebody has to hold it back"]
+    pub fn fills(&mut self, lane: LaneId, depth: u32) -> bool {
+        let share = self.share(depth);
+        let lane = &mut self.lanes[lane.index()];
+        let fills = self.active > 1 && !lane.full && lane.held >= share;
+        lane.full |= fills;
+        self.full += u32::from(fills);
+        fills
+    }
+
+    /// Who is held back from now on, by the shares of `depth` as they are (H1, H2, H5); 0: nobody.
+    /// `tell` hears of each change.
+    pub fn settle(&mut self, depth: u32, now: Nanos, tell: &mut dyn FnMut(LaneId, bool)) {
         self.expire(now);
-        let may = self.lanes[lane.index()].held < self.share(depth);
-        self.refused |= !may;
-        may
+        let share = self.share(depth);
+        let several = self.active > 1;
+        for (id, lane) in (0..).map(LaneId).zip(&mut self.lanes) {
+            let full = several && lane.held >= share;
+            if full != lane.full {
+                lane.full = full;
+                self.full = if full { self.full + 1 } else { self.full - 1 };
+                tell(id, full);
+            }
+        }
+    }
+
+    /// Nobody is held back any more: who was told has gone.
+    pub fn forget(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.full = false);
+        self.full = 0;
     }
 
     /// The disk's request is issued.
@@ -87,8 +156,9 @@ impl FairShare {
     /// # Panics
     /// When there is no such disk, or it holds none.
     pub fn give_back(&mut self, lane: LaneId, now: Nanos) {
-        self.lanes[lane.index()].held -= 1;
-        self.touch(lane, now);
+        let lane = &mut self.lanes[lane.index()];
+        lane.held -= 1;
+        lane.last = now; // no earlier than `check` expects
     }
 
     /// What a disk holds.
@@ -106,26 +176,15 @@ impl FairShare {
         self.active
     }
 
-    /// When somebody who was refused should ask again although nothing came back: a neighbour may
-    /// be idle by then. Later than the `now` of the last [`expire`](FairShare::expire).
+    /// When to [`settle`](FairShare::settle) although nothing came back: somebody is held back for a
+    /// neighbour who may be idle by then. Later than the `now` of the last one.
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
-        (self.refused && self.active > 1).then_some(self.check)
+        (self.full > 0).then_some(self.check)
     }
 
-    fn touch(&mut self, lane: LaneId, now: Nanos) {
-        let lane = &mut self.lanes[lane.index()];
-        lane.last = now;
-        if !lane.active {
-            lane.active = true;
-            self.active += 1;
-        }
-        self.check = self.check.min(now + IDLE);
-    }
-
-    /// Time has passed (H2): to be called in each run. Looks at the disks only when one of them may
-    /// have become idle.
-    pub fn expire(&mut self, now: Nanos) {
+    /// Time has passed (H2). Looks at the disks only when one of them may have become idle.
+    fn expire(&mut self, now: Nanos) {
         if now < self.check {
             return;
         }
@@ -135,7 +194,6 @@ impl FairShare {
             if end <= now {
                 lane.active = false;
                 self.active -= 1;
-                self.refused = false;
             } else {
                 self.check = self.check.min(end);
             }

@@ -406,6 +406,15 @@ impl Credits {
         self.word().depth()
     }
 
+    /// The part of the depth that `thread` may have for its disks: all of it while no other thread
+    /// wants any (V5), at least 1; 0 for no limit.
+    #[must_use]
+    pub fn depth_of(&self, thread: u16) -> u32 {
+        let depth = self.depth();
+        let alone = depth == 0 || self.is_single() || !self.others_wait(thread);
+        if alone { depth } else { self.share(depth).max(1) }
+    }
+
     /// Credits that `thread` holds: its requests with the kernel.
     #[must_use]
     pub fn held(&self, thread: u16) -> u32 {

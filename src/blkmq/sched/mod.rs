@@ -20,6 +20,9 @@
 //!   of the data path.
 //! * **C5** [`find`](Scheduler::find) names only a request that is held now, of the same hctx and
 //!   the same kind of operation, that ends where the new one starts or starts where it ends.
+//! * **C6** Where [`can_hold`](Scheduler::can_hold) says so, a disk that is held back by
+//!   [`hold`](Scheduler::hold) is as if it had nothing, except for `drain`, `find` and
+//!   `absorbed`; the others notice nothing.
 //!
 //! Requests are inserted one by one: with one owner there is no lock whose cost a batch would
 //! share.
@@ -144,6 +147,17 @@ pub trait Scheduler: Send + fmt::Debug {
     /// How much of the domain a disk gets compared to the others: 1 to 1000, 100 unless said.
     fn set_weight(&mut self, lane: LaneId, weight: u16) {
         let _ = (lane, weight);
+    }
+
+    /// Whether [`hold`](Scheduler::hold) works: all disks are alike to it.
+    fn can_hold(&self) -> bool {
+        false
+    }
+
+    /// A disk has its share of what may be in flight: `next` passes over its requests, which stay in
+    /// order, until it is let go (C6).
+    fn hold(&mut self, lane: LaneId, held: bool) {
+        let _ = (lane, held);
     }
 
     /// How many requests the domain keeps with the image at most; 0: as many as there are.

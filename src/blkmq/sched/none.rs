@@ -6,6 +6,7 @@
 //! * **N2** Each hctx that has something gets one turn before any other gets its next: with N of
 //!   them, at most N - 1 others go between two of one hctx (I14).
 //! * **N3** While nothing waits a request need not come here at all (direct issue).
+//! * **N4** The hctxs of a disk that is held back have no turns (C6).
 
 use super::{Item, Scheduler};
 use crate::blkmq::Ident;
@@ -15,15 +16,16 @@ use crate::block::{HctxId, LaneId, Nanos, Tag};
 /// A ring of tags that can hold every tag of its hctx.
 #[derive(Debug)]
 struct Fifo {
+    lane: LaneId,
     tags: Box<[Tag]>,
     head: usize,
     len: usize,
 }
 
 impl Fifo {
-    fn new(depth: u16) -> Fifo {
+    fn new(lane: LaneId, depth: u16) -> Fifo {
         let size = usize::from(depth).next_power_of_two();
-        Fifo { tags: vec![Tag(0); size].into_boxed_slice(), head: 0, len: 0 }
+        Fifo { lane, tags: vec![Tag(0); size].into_boxed_slice(), head: 0, len: 0 }
     }
 
     fn push_back(&mut self, tag: Tag) {
@@ -83,7 +85,10 @@ impl Fifo {
 #[derive(Debug)]
 pub struct NoScheduler {
     queues: Vec<Option<Fifo>>,
+    /// Those that have something and whose disk is not held back.
     waiting: Bits,
+    /// The disks that are held back (N4).
+    held: Bits,
     /// The hctx after the one that was served last (N2).
     cursor: usize,
 }
@@ -92,11 +97,19 @@ impl NoScheduler {
     /// One with no hctxs.
     #[must_use]
     pub fn new() -> NoScheduler {
-        NoScheduler { queues: Vec::new(), waiting: Bits::new(0), cursor: 0 }
+        NoScheduler { queues: Vec::new(), waiting: Bits::new(0), held: Bits::new(0), cursor: 0 }
     }
 
     fn queue(&mut self, hctx: HctxId) -> &mut Fifo {
         self.queues[hctx.index()].as_mut().expect("the hctx was attached")
+    }
+
+    /// A queue has something.
+    fn filled(&mut self, hctx: HctxId) {
+        let lane = self.queue(hctx).lane.index();
+        if !self.held.contains(lane) {
+            self.waiting.insert(hctx.index());
+        }
     }
 }
 
@@ -115,7 +128,7 @@ impl Scheduler for NoScheduler {
         true
     }
 
-    fn attach(&mut self, hctx: HctxId, _lane: LaneId, depth: u16) {
+    fn attach(&mut self, hctx: HctxId, lane: LaneId, depth: u16) {
         let i = hctx.index();
         if i >= self.queues.len() {
             self.queues.resize_with(i + 1, || None);
@@ -123,7 +136,10 @@ impl Scheduler for NoScheduler {
         if !self.waiting.holds(i + 1) {
             self.waiting.grow(i + 1);
         }
-        self.queues[i] = Some(Fifo::new(depth));
+        if !self.held.holds(lane.index() + 1) {
+            self.held.grow(lane.index() + 1);
+        }
+        self.queues[i] = Some(Fifo::new(lane, depth));
     }
 
     fn detach(&mut self, hctx: HctxId) {
@@ -133,7 +149,7 @@ impl Scheduler for NoScheduler {
 
     fn insert(&mut self, item: &Item, _now: Nanos) {
         self.queue(item.id.hctx).push_back(item.id.tag);
-        self.waiting.insert(item.id.hctx.index());
+        self.filled(item.id.hctx);
     }
 
     fn next(&mut self, _now: Nanos) -> Option<Ident> {
@@ -150,7 +166,7 @@ impl Scheduler for NoScheduler {
 
     fn requeue(&mut self, item: &Item) {
         self.queue(item.id.hctx).push_front(item.id.tag);
-        self.waiting.insert(item.id.hctx.index());
+        self.filled(item.id.hctx);
     }
 
     fn has_work(&self, _now: Nanos) -> bool {
@@ -164,12 +180,28 @@ impl Scheduler for NoScheduler {
     }
 
     fn drain(&mut self, out: &mut dyn FnMut(Ident)) {
-        while let Some(i) = self.waiting.next_from(0) {
+        for (i, queue) in self.queues.iter_mut().enumerate() {
             let hctx = HctxId(u16::try_from(i).expect("ids are 16 bits wide"));
-            while let Some(tag) = self.queue(hctx).pop_front() {
+            while let Some(tag) = queue.as_mut().and_then(Fifo::pop_front) {
                 out(Ident { hctx, tag });
             }
             self.waiting.remove(i);
+        }
+    }
+
+    fn can_hold(&self) -> bool {
+        true
+    }
+
+    fn hold(&mut self, lane: LaneId, held: bool) {
+        if !self.held.holds(lane.index() + 1) {
+            return; // no hctx of it has ever been here
+        }
+        self.held.set(lane.index(), held);
+        for (i, queue) in self.queues.iter().enumerate() {
+            if let Some(queue) = queue.as_ref().filter(|queue| queue.lane == lane) {
+                self.waiting.set(i, !held && queue.len > 0);
+            }
         }
     }
 }

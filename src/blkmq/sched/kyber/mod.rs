@@ -30,6 +30,8 @@
 //!   for a completion as well.
 //! * **KY6** Total latency begins at the insertion. A time before it, in which limits held a bio
 //!   back, is the operator's wish and says nothing about the disk.
+//! * **KY7** A hctx whose disk is held back (C6) is in no line, and a claim on a kind that nobody else
+//!   here wants is given up.
 //!
 //! Linux lets asynchronous requests have only three quarters of the scheduler's tags, so that a
 //! reader finds one to queue with at all. That has no counterpart here: a request queues with its
@@ -86,8 +88,10 @@ pub struct Kyber {
     shared: Arc<KyberShared>,
     thread: u16,
     queues: Vec<Option<Queue>>,
-    /// For each kind, the hctxs that have some.
+    /// For each kind, the hctxs that have some and whose disk is not held back.
     waiting: [Bits; KINDS],
+    /// The disks that are held back (KY7).
+    barred: Bits,
     /// The kinds of which there are some.
     wanted: u8,
     /// Tokens that requests of this thread hold.
@@ -120,6 +124,7 @@ impl Kyber {
             thread,
             queues: Vec::new(),
             waiting: [Bits::new(0), Bits::new(0), Bits::new(0), Bits::new(0)],
+            barred: Bits::new(0),
             wanted: 0,
             held: [0; KINDS],
             claims: Cell::new(0),
@@ -138,6 +143,10 @@ impl Kyber {
 
     /// A list may have got its first member.
     fn filled(&mut self, hctx: HctxId, kind: usize) {
+        let lane = self.queue(hctx).lane.index();
+        if self.barred.contains(lane) {
+            return;
+        }
         self.waiting[kind].insert(hctx.index());
         self.wanted |= 1 << kind;
     }
@@ -185,7 +194,9 @@ impl Kyber {
     /// over (KY3).
     fn turn(&mut self, ready: u8) -> usize {
         let at = if self.cursor < self.queues.len() { self.cursor } else { 0 };
-        if self.queues[at].as_ref().is_some_and(|queue| queue.has & ready != 0) {
+        let open =
+            |queue: &Queue| queue.has & ready != 0 && !self.barred.contains(queue.lane.index());
+        if self.queues[at].as_ref().is_some_and(open) {
             return at;
         }
         let nearest = |mask, from| {
@@ -287,13 +298,16 @@ impl Scheduler for Kyber {
         "kyber"
     }
 
-    fn attach(&mut self, hctx: HctxId, _lane: LaneId, depth: u16) {
+    fn attach(&mut self, hctx: HctxId, lane: LaneId, depth: u16) {
         let i = hctx.index();
         if i >= self.queues.len() {
             self.queues.resize_with(i + 1, || None);
         }
         self.waiting.iter_mut().filter(|bits| !bits.holds(i + 1)).for_each(|b| b.grow(i + 1));
-        self.queues[i] = Some(Queue::new(depth));
+        if !self.barred.holds(lane.index() + 1) {
+            self.barred.grow(lane.index() + 1);
+        }
+        self.queues[i] = Some(Queue::new(lane, depth));
     }
 
     fn detach(&mut self, hctx: HctxId) {
@@ -376,6 +390,32 @@ impl Scheduler for Kyber {
 
     fn absorbed(&mut self, gone: &Item, into: &Item) {
         self.queue(gone.id.hctx).absorb(gone.id.tag, into.id.tag);
+    }
+
+    fn can_hold(&self) -> bool {
+        true
+    }
+
+    fn hold(&mut self, lane: LaneId, held: bool) {
+        if !self.barred.holds(lane.index() + 1) {
+            return; // no hctx of it has ever been here
+        }
+        self.barred.set(lane.index(), held);
+        for (i, queue) in self.queues.iter().enumerate() {
+            if let Some(queue) = queue.as_ref().filter(|queue| queue.lane == lane) {
+                for (kind, waiting) in self.waiting.iter_mut().enumerate() {
+                    waiting.set(i, !held && queue.has & 1 << kind != 0);
+                }
+            }
+        }
+        let wants = |mask, kind: usize| mask | u8::from(!self.waiting[kind].is_empty()) << kind;
+        self.wanted = (0..KINDS).fold(0, wants);
+        let idle = self.claims.get() & !self.wanted;
+        self.claims.set(self.claims.get() & self.wanted);
+        for kind in members(idle) {
+            self.shared.tokens[kind].renounce(self.thread, &mut self.wakes);
+        }
+        self.missed &= self.wanted;
     }
 
     fn take_wakes(&mut self) -> Wakes {

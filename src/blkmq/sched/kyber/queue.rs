@@ -1,7 +1,7 @@
 //! What waits on one hctx: a list for each kind of request, linked through the tags.
 
 use super::KINDS;
-use crate::block::{Nanos, Tag};
+use crate::block::{LaneId, Nanos, Tag};
 
 const NONE: u16 = u16::MAX;
 
@@ -29,6 +29,7 @@ struct List {
 /// The requests of one hctx. A list is in the order of `seq`, always.
 #[derive(Debug)]
 pub(super) struct Queue {
+    pub(super) lane: LaneId,
     entries: Box<[Entry]>,
     lists: [List; KINDS],
     /// Which lists have something, one bit for each.
@@ -41,9 +42,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(depth: u16) -> Queue {
+    pub(super) fn new(lane: LaneId, depth: u16) -> Queue {
         let entry = Entry { seq: 0, since: Nanos(0), token: 0, prev: NONE, next: NONE, kind: 0 };
         Queue {
+            lane,
             entries: vec![entry; usize::from(depth)].into_boxed_slice(),
             lists: [List { head: NONE, tail: NONE }; KINDS],
             has: 0,
