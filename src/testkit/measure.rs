@@ -29,12 +29,12 @@ pub fn cpu_time() -> Nanos {
 
 /// Measures `cases` cases in `rounds` rounds by turns (B2): `measure` is told which one is next.
 /// Answers with a series for each case, in order of the rounds.
-pub fn take_turns(
+pub fn take_turns<T>(
     cases: usize,
     rounds: usize,
-    mut measure: impl FnMut(usize) -> f64,
-) -> Vec<Vec<f64>> {
-    let mut series = vec![Vec::with_capacity(rounds); cases];
+    mut measure: impl FnMut(usize) -> T,
+) -> Vec<Vec<T>> {
+    let mut series: Vec<Vec<T>> = (0..cases).map(|_| Vec::with_capacity(rounds)).collect();
     for round in 0..rounds {
         for i in 0..cases {
             let case = if round % 2 == 0 { i } else { cases - 1 - i };

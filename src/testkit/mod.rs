@@ -13,6 +13,7 @@ use crate::sys::memfd::memfd;
 
 #[cfg(test)]
 pub(crate) mod alloc;
+pub mod beside;
 pub mod blk;
 #[cfg(test)]
 pub(crate) mod core_disk;
