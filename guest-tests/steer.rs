@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,12 +11,14 @@ use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::admin::Admin;
+use common::beside::{Bed, Case, Plan, READ, WRITE};
 use common::client::{Client, Wish};
 use common::daemon::{Daemon, PATIENCE, Scratch, eventually, is_socket, program};
 use common::model::Load;
 use common::note;
 use common::rng::{Rng, seed};
 use serde_json::json;
+use vhost_user_blkmq::blkmq::sched::Kind;
 
 const MIB: u64 = 1 << 20;
 /// Bytes of each disk.
@@ -260,4 +263,50 @@ fn i30_counters_agree_with_the_client() {
     let seen = admin.call("disk.inspect", &json!({"disk": "d0"}));
     assert_eq!(seen["total"], 0);
     fleet.stop();
+}
+
+/// What `ci/bench-interference` measures on a real image, for a moment: a reader beside writers
+/// under each scheduler, every byte checked.
+#[test]
+fn g4_a_reader_beside_writers_under_every_scheduler_and_all_data_is_right() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut bed = bed();
+    for kind in Kind::ALL {
+        let turn = bed.turn(&Case::new(kind)).expect("both work");
+        assert!(turn.write_rate() > 0.0, "{kind}: {turn:?}");
+        assert!(turn.millis(500) <= turn.millis(1000) && turn.iops() > 0.0, "{kind}");
+    }
+    let alone = Case { writers: false, ..Case::new(Kind::None) };
+    assert!(bed.turn(&alone).expect("it works").write_rate().abs() < f64::EPSILON);
+    let over = bed.finish().expect("all is right");
+    assert!((1..=SIZE / 2 / WRITE as u64).contains(&over), "{over}");
+}
+
+/// It would see a wrong byte that is read, and a write that went to another place.
+#[test]
+fn g4_the_experiment_sees_wrong_data() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = Case { writers: false, ..Case::new(Kind::None) };
+    let mut one = bed();
+    for block in 0..SIZE / 2 / READ as u64 {
+        one.file().write_all_at(&[0; 8], (block + 1) * READ as u64 - 8).expect("room");
+    }
+    let why = one.turn(&alone).expect_err("wrong bytes were read");
+    assert!(why.contains("wrong data at byte"), "{why}");
+    assert!(one.finish().expect_err("they are still there").contains("at byte 4088 "));
+    let two = bed();
+    let mut block = vec![0; WRITE];
+    two.file().read_exact_at(&mut block, SIZE / 2).expect("it is there");
+    two.file().write_all_at(&block, SIZE - WRITE as u64).expect("room");
+    let why = two.finish().expect_err("this belongs elsewhere");
+    assert!(why.contains(&format!("at byte {} ", SIZE - WRITE as u64)), "{why}");
+}
+
+fn bed() -> Bed {
+    let image = tempfile::NamedTempFile::new().expect("the temporary directory can be written");
+    image.as_file().set_len(SIZE).expect("room");
+    let (warm_up, window) = (Duration::from_millis(100), Duration::from_millis(200));
+    let plan = Plan { size: SIZE, out: 64, warm_up, window, seed: seed() };
+    let file = image.as_file().try_clone().expect("a descriptor");
+    Bed::start(image.path(), file, plan).expect("it starts")
 }

@@ -12,7 +12,7 @@ use super::foreign;
 /// How long one request may take before a test calls it lost.
 pub(crate) const LOST: Duration = Duration::from_secs(20);
 
-/// Bytes of shared memory a client has for its buffers.
+/// Bytes of shared memory a client has for its buffers unless it asks for more.
 pub(crate) const ARENA: usize = 8 << 20;
 
 /// What kind of queues a client wants.
@@ -51,11 +51,17 @@ pub(crate) struct Client {
     device: Blkio,
     region: MemoryRegion,
     memory: File,
+    arena: usize,
 }
 
 impl Client {
     /// Connects and starts the queues; the error is libblkio's text.
     pub(crate) fn try_connect(socket: &Path, wish: Wish) -> Result<Client, String> {
+        Client::with_arena(socket, wish, ARENA)
+    }
+
+    /// As [`Client::try_connect`], with `arena` bytes of shared memory.
+    pub(crate) fn with_arena(socket: &Path, wish: Wish, arena: usize) -> Result<Client, String> {
         let text = |error: blkio::Error| error.to_string();
         let mut device = Blkio::new("virtio-blk-vhost-user").map_err(text)?;
         device.set_str("path", socket.to_str().expect("test paths are UTF-8")).map_err(text)?;
@@ -64,7 +70,7 @@ impl Client {
         device.set_i32("num-poll-queues", wish.poll_queues).map_err(text)?;
         device.set_i32("queue-size", wish.size).map_err(text)?;
         let outcome = device.start().map_err(text)?;
-        let region = device.alloc_mem_region(ARENA).map_err(text)?;
+        let region = device.alloc_mem_region(arena).map_err(text)?;
         device.map_mem_region(&region).map_err(text)?;
         let memory = OpenOptions::new()
             .read(true)
@@ -72,7 +78,7 @@ impl Client {
             .open(format!("/proc/self/fd/{}", region.fd))
             .map_err(|e| e.to_string())?;
         let queues = outcome.queues.into_iter().chain(outcome.poll_queues).collect();
-        Ok(Client { queues, device, region, memory })
+        Ok(Client { queues, device, region, memory, arena })
     }
 
     /// Connects and starts the queues.
@@ -97,7 +103,7 @@ impl Client {
 
     /// Puts bytes into shared memory at `at`.
     pub(crate) fn put(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= ARENA, "the arena is large enough");
+        assert!(at + bytes.len() <= self.arena, "the arena is large enough");
         let at = u64::try_from(at).expect("small");
         self.memory.write_all_at(bytes, at).expect("a memfd can be written");
     }
@@ -111,7 +117,7 @@ impl Client {
     }
 
     fn pointer(&self, at: usize) -> *mut u8 {
-        assert!(at < ARENA, "inside the arena");
+        assert!(at < self.arena, "inside the arena");
         std::ptr::with_exposed_provenance_mut(self.region.addr + at)
     }
 
@@ -242,7 +248,7 @@ impl Client {
             places.push((at, len));
             at += len + 1;
         }
-        assert!(at < ARENA, "the arena is large enough");
+        assert!(at < self.arena, "the arena is large enough");
         places
     }
 

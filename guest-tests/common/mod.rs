@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test program uses its own part of this room")]
 
 pub(crate) mod admin;
+pub(crate) mod beside;
 pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod disk;

@@ -7,7 +7,7 @@ use crate::blkmq::sched::Kind;
 use crate::block::Nanos;
 use crate::testkit::rng::Rng;
 use crate::testkit::ssd::interference::{Row, Setup, run, table};
-use crate::testkit::ssd::plot::svg;
+use crate::testkit::ssd::plot::{Panel, svg};
 use crate::testkit::ssd::{Full, STRIPE, Ssd, SsdConfig};
 
 const SECOND: u64 = 1_000_000_000;
@@ -343,10 +343,13 @@ fn the_picture_is_well_formed_and_shows_every_row() {
         small("mq-deadline (no bound)", &[70_000_000, 90_000_000]),
         small("a < b & \"c\"", &[1]),
     ];
-    let picture = svg(&rows, "fast & <slow>");
-    assert!(elements(&picture).expect("well-formed") > 30, "{picture}");
-    assert_eq!(picture.matches("<polyline").count(), 3, "a curve for each");
-    assert_eq!(picture.matches("<rect").count(), 4, "a bar for each, and the ground");
+    let title = "fast & <slow>";
+    let picture = svg(&[Panel { title, rows: &rows }, Panel { title, rows: &rows[1..] }]);
+    assert!(elements(&picture).expect("well-formed") > 60, "{picture}");
+    assert_eq!(picture.matches("fast &amp; &lt;slow&gt;").count(), 2, "a title for each panel");
+    assert_eq!(picture.matches("<polyline").count(), 5, "a curve for each row");
+    assert_eq!(picture.matches("<rect").count(), 6, "a bar for each row, and the ground");
+    assert!(picture.contains(r#"height="840""#) && picture.contains("translate(0,420)"));
     assert!(picture.contains(">80.00<") && picture.contains("a &lt; b &amp; &quot;c&quot;"));
     assert!(!picture.contains("NaN") && !picture.contains("inf"));
     assert!(picture.is_ascii());

@@ -1,4 +1,5 @@
 //! The interference experiment as a picture: p99 of each scheduler, and how all reads are spread.
+//! Several panels, as the model's and a real disk's, stand one below the other.
 //!
 //! Plain SVG 1.1 without a script or a style sheet, so that any browser shows it from a file.
 
@@ -6,17 +7,18 @@ use std::fmt::Write;
 
 use super::interference::{Row, millis};
 
-const WIDTH: u32 = 960;
+const WIDTH: u32 = 1180;
 const HEIGHT: u32 = 420;
 /// The plots' frames: left edge, width; and both have top and height.
-const BARS: (f64, f64) = (70.0, 360.0);
-const CURVES: (f64, f64) = (520.0, 400.0);
+const BARS: (f64, f64) = (70.0, 580.0);
+const CURVES: (f64, f64) = (740.0, 400.0);
 const TOP: f64 = 60.0;
 const TALL: f64 = 280.0;
 /// Latencies shown, as powers of ten of a millisecond.
 const DECADES: (i32, i32) = (-2, 3);
 /// Told apart also by those who see few colours (Okabe and Ito).
-const COLOURS: [&str; 6] = ["#d55e00", "#cc79a7", "#e69f00", "#0072b2", "#009e73", "#000000"];
+const COLOURS: [&str; 8] =
+    ["#d55e00", "#cc79a7", "#e69f00", "#0072b2", "#009e73", "#000000", "#56b4e9", "#999999"];
 
 /// Where a latency lies between the ends of the axis: 0 to 1.
 fn place(nanos: u64) -> f64 {
@@ -127,20 +129,34 @@ impl Picture {
     }
 }
 
-/// The picture. A row without reads cannot be shown.
+/// A part of the picture: one experiment.
+#[derive(Clone, Copy, Debug)]
+pub struct Panel<'a> {
+    /// What stands above it.
+    pub title: &'a str,
+    /// What it shows; each has at least one read.
+    pub rows: &'a [Row],
+}
+
+/// The picture: the panels from top to bottom. A row without reads cannot be shown.
 ///
 /// # Panics
 /// When there is such a row.
 #[must_use]
-pub fn svg(rows: &[Row], title: &str) -> String {
+pub fn svg(panels: &[Panel<'_>]) -> String {
     let mut picture = Picture(String::new());
+    let tall = HEIGHT * u32::try_from(panels.len()).unwrap_or(1);
     picture.add(format_args!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif">"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{tall}" font-family="sans-serif">"#
     ));
-    picture.add(format_args!(r#"<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>"#));
-    picture.text((f64::from(WIDTH) / 2.0, 24.0), "middle", 16, title);
-    picture.bars(rows);
-    picture.curves(rows);
+    picture.add(format_args!(r#"<rect width="{WIDTH}" height="{tall}" fill="white"/>"#));
+    for (panel, down) in panels.iter().zip((0..).step_by(HEIGHT as usize)) {
+        picture.add(format_args!(r#"<g transform="translate(0,{down})">"#));
+        picture.text((f64::from(WIDTH) / 2.0, 24.0), "middle", 16, panel.title);
+        picture.bars(panel.rows);
+        picture.curves(panel.rows);
+        picture.add(format_args!("</g>"));
+    }
     picture.add(format_args!("</svg>"));
     picture.0
 }
