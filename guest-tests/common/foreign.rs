@@ -45,14 +45,26 @@ pub(crate) fn set_file_status_flags(fd: RawFd, flags: i32) {
 /// negative errno). An error means that none came in time.
 pub(crate) fn reap(queue: &mut Blkioq, timeout: Duration) -> Result<Vec<(usize, i32)>, Errno> {
     let mut room: [MaybeUninit<Completion>; 64] = [const { MaybeUninit::uninit() }; 64];
-    let mut left = timeout;
-    let count = queue.do_io(&mut room, 1, Some(&mut left), None).map_err(|error| error.errno())?;
-    let done = room.iter().take(count).map(|slot| {
+    let mut done = Vec::new();
+    reap_each(queue, &mut room, Some(timeout), |tag, result| done.push((tag, result)))?;
+    Ok(done)
+}
+
+/// As [`reap`], into room that is used again, as many as there are and fit. With a limit libblkio
+/// reads the clock twice a call; without one it may wait for ever.
+pub(crate) fn reap_each(
+    queue: &mut Blkioq,
+    room: &mut [MaybeUninit<Completion>],
+    mut timeout: Option<Duration>,
+    mut each: impl FnMut(usize, i32),
+) -> Result<usize, Errno> {
+    let count = queue.do_io(room, 1, timeout.as_mut(), None).map_err(|error| error.errno())?;
+    for slot in room.iter().take(count) {
         // SAFETY: do_io has filled the first `count` entries.
         let completion = unsafe { slot.assume_init_ref() };
-        (completion.user_data, completion.ret)
-    });
-    Ok(done.collect())
+        each(completion.user_data, completion.ret);
+    }
+    Ok(count)
 }
 
 /// Takes queue memory out of the transport that owns it, as virtio-driver's own devices do.

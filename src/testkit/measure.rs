@@ -11,7 +11,7 @@
 //!   nor broken.
 #![allow(unsafe_code, reason = "clock_gettime has no wrapper for the CPU time of a thread")]
 
-use std::fmt;
+use std::{fmt, io};
 
 use serde::Serialize;
 
@@ -25,6 +25,27 @@ pub fn cpu_time() -> Nanos {
     // SAFETY: the structure is ours; every thread has this clock, so the call cannot fail.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut ts) };
     Nanos(ts.tv_sec.unsigned_abs() * 1_000_000_000 + ts.tv_nsec.unsigned_abs())
+}
+
+/// CPU time that a process has used so far: all its threads, those too that have ended, in user
+/// code and in the kernel. What kernel threads do for it is not in it.
+///
+/// # Errors
+/// There is no such process.
+pub fn process_cpu_time(pid: u32) -> io::Result<Nanos> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: the number is ours to be written.
+    let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the structure is ours; a process that has gone since is an error.
+    if unsafe { libc::clock_gettime(clock, &raw mut ts) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Nanos(ts.tv_sec.unsigned_abs() * 1_000_000_000 + ts.tv_nsec.unsigned_abs()))
 }
 
 /// Measures `cases` cases in `rounds` rounds by turns (B2): `measure` is told which one is next.
@@ -173,6 +194,25 @@ mod tests {
             passed = cpu_time().since(begin);
         }
         assert!(Duration::from_nanos(passed) <= wall.elapsed() + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn b1_a_process_is_all_of_its_threads() {
+        let me = std::process::id();
+        let begin = process_cpu_time(me).expect("it is us");
+        let threads = [0; 2].map(|_| {
+            std::thread::spawn(|| {
+                let begin = cpu_time();
+                while cpu_time().since(begin) < 20_000_000 {}
+            })
+        });
+        threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
+        let passed = process_cpu_time(me).expect("it is us").since(begin);
+        assert!(passed >= 40_000_000, "{passed} ns");
+        // A number beyond every pid_max.
+        let error = process_cpu_time(1 << 30).expect_err("nobody has this number");
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+        assert!(process_cpu_time(u32::MAX).is_err());
     }
 
     #[test]

@@ -1,0 +1,58 @@
+//! What is printed of the cells.
+
+use vhost_user_blkmq::testkit::measure::table;
+
+use super::scene::{Cell, Figure, Sample, Series, cpu};
+
+/// Everybody's figures of a cell, and what was wrong with it.
+pub(crate) fn cell(cell: &Cell) -> String {
+    let base = cell.series.first();
+    let references: Vec<&Series> = ["qsd", "raw"]
+        .iter()
+        .filter_map(|name| cell.series(name))
+        .chain(base.filter(|b| !["qsd", "raw"].contains(&b.name.as_str())))
+        .collect();
+    let mut head =
+        vec!["", "k IOPS", "MB/s", "p50 us", "p99 us", "p99.9 us", "CPU us/IO", "client"];
+    let times: Vec<String> = references.iter().map(|r| format!("x {}", r.name)).collect();
+    head.extend(times.iter().map(String::as_str));
+    let rows: Vec<Vec<String>> = cell
+        .series
+        .iter()
+        .map(|series| {
+            let median = |figure: Figure| series.range(figure).median;
+            let places = if median(|s| s.iops) < 100_000.0 { 1 } else { 0 };
+            let iops = series.range(|s| s.iops / 1000.0).text(places);
+            let bytes = median(|s| s.iops) * cell.load.block as f64;
+            let latency = |figure: Figure| format!("{:.1}", median(figure));
+            let served = if series.raw { "-".to_owned() } else { series.range(cpu).text(2) };
+            let mut row = vec![
+                series.name.clone(),
+                iops,
+                format!("{:.0}", bytes / 1e6),
+                latency(|s: &Sample| s.p50_us),
+                latency(|s: &Sample| s.p99_us),
+                latency(|s: &Sample| s.p999_us),
+                served,
+                format!("{:.2}", median(|s| s.client_us)),
+            ];
+            row.extend(references.iter().map(|reference| {
+                if reference.name == series.name {
+                    return "-".to_owned();
+                }
+                series.compared(reference, |s| s.iops, |a, b| a / b).text(2)
+            }));
+            row
+        })
+        .collect();
+    let mut text = format!("{}\n{}", cell.title(), table(1, &head, &rows));
+    for complaint in cell.complaints() {
+        text.push_str(&format!("NOISY: {complaint}\n"));
+    }
+    text
+}
+
+/// What the columns are.
+pub(crate) const LEGEND: &str = "Median [least greatest] of the rounds; ratios are of IOPS, round \
+    by round. CPU: of the back-end's process, all threads, user and kernel; client: of the client \
+    (for raw it is all that there is: it asks and serves).";
