@@ -12,9 +12,13 @@ use clap::Parser;
 mod args;
 #[path = "bench/backend.rs"]
 mod backend;
+#[path = "bench/bar.rs"]
+mod bar;
 #[path = "bench/client.rs"]
 mod client;
 mod common;
+#[path = "bench/idle.rs"]
+mod idle;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/noise.rs"]
@@ -27,8 +31,8 @@ mod scene;
 mod stats;
 
 use args::Args;
-use backend::Image;
-use backend::Place;
+use backend::{Image, Kind, Place};
+use bar::Bar;
 use scene::{Cell, Scene};
 
 /// One line of progress, or of the result.
@@ -44,7 +48,7 @@ fn cells(args: &Args) -> Result<Vec<Cell>, String> {
     for place in &args.image {
         let image = Image::make(place, args.size as u64)?;
         let mut contenders = args.contenders(args.queues, &seats)?;
-        contenders.retain(|c| *place != Place::Null || c.kind != backend::Kind::Raw);
+        contenders.retain(|c| *place != Place::Null || c.kind != Kind::Raw);
         let mut scene = Scene::open(&image, &contenders, &loads, args.poll)?;
         for load in &loads {
             let cell = scene.measure(load, &args.pace())?;
@@ -58,6 +62,11 @@ fn cells(args: &Args) -> Result<Vec<Cell>, String> {
 fn run(args: &Args) -> Result<(), String> {
     args.check()?;
     say(&format!("{}\n", report::LEGEND));
+    if args.pattern.is_empty() {
+        let outcome = Bar::run(args, say)?;
+        say(&bar::table(&outcome.rows));
+        return Ok(());
+    }
     cells(args)?;
     Ok(())
 }

@@ -5,9 +5,13 @@
 mod args;
 #[path = "bench/backend.rs"]
 mod backend;
+#[path = "bench/bar.rs"]
+mod bar;
 #[path = "bench/client.rs"]
 mod client;
 mod common;
+#[path = "bench/idle.rs"]
+mod idle;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/noise.rs"]

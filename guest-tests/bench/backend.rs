@@ -15,7 +15,7 @@ use crate::common::foreign;
 /// Within this time a back-end takes a client.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How often one looks whether it does.
-const GLANCE: Duration = Duration::from_millis(5);
+const GLANCE: Duration = Duration::from_micros(200);
 
 /// What the requests go to in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +169,8 @@ impl Kind {
 
 /// A contender that runs, or the bare file. Dropping it ends it.
 pub(crate) struct Backend {
+    /// How long it took until there was a socket.
+    pub(crate) ready: Duration,
     child: Option<Child>,
     target: Target,
     log: PathBuf,
@@ -186,14 +188,17 @@ impl Backend {
         let (socket, log) = (dir.join("socket"), dir.join("log"));
         let Some(mut command) = kind.command(image, &socket, queues) else {
             let target = Target::File(image.path.clone());
-            return Ok(Backend { child: None, target, log });
+            return Ok(Backend { ready: Duration::ZERO, child: None, target, log });
         };
         let output = File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let error = output.try_clone().map_err(|e| e.to_string())?;
         command.stdin(Stdio::null()).stdout(output).stderr(error);
+        let begin = Instant::now();
         let child = on(cpus, || command.spawn().map_err(|e| format!("{command:?}: {e}")))?;
-        let mut backend = Backend { child: Some(child), target: Target::Socket(socket), log };
+        let (ready, target) = (Duration::ZERO, Target::Socket(socket));
+        let mut backend = Backend { ready, child: Some(child), target, log };
         backend.wait_for_socket()?;
+        backend.ready = begin.elapsed();
         Ok(backend)
     }
 

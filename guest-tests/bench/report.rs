@@ -6,12 +6,11 @@ use super::scene::{Cell, Figure, Sample, Series, cpu};
 
 /// Everybody's figures of a cell, and what was wrong with it.
 pub(crate) fn cell(cell: &Cell) -> String {
-    let base = cell.series.first();
-    let references: Vec<&Series> = ["qsd", "raw"]
-        .iter()
-        .filter_map(|name| cell.series(name))
-        .chain(base.filter(|b| !["qsd", "raw"].contains(&b.name.as_str())))
-        .collect();
+    let (references, others): (Vec<&Series>, Vec<&Series>) =
+        cell.series.iter().partition(|series| ["qsd", "raw"].contains(&series.name.as_str()));
+    // The first one too, unless it is all that is left.
+    let base = others.first().filter(|_| others.len() > 1).copied();
+    let references: Vec<&Series> = references.into_iter().chain(base).collect();
     let mut head =
         vec!["", "k IOPS", "MB/s", "p50 us", "p99 us", "p99.9 us", "CPU us/IO", "client"];
     let times: Vec<String> = references.iter().map(|r| format!("x {}", r.name)).collect();
