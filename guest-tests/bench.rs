@@ -2,7 +2,7 @@
 //!
 //! One client (libblkio) drives each back-end in turn, in interleaved rounds, with the client on
 //! one CPU and the back-end on another: see `bench/client.rs` for what is measured where, and
-//! `bench/scene.rs` for the turns. The parts that need no machine are tested by `bench_parts.rs`.
+//! `bench/scene.rs` for the turns. Tests of the parts are run by `bench_parts.rs`.
 
 use std::process::ExitCode;
 
@@ -23,6 +23,10 @@ mod idle;
 mod load;
 #[path = "bench/noise.rs"]
 mod noise;
+#[path = "bench/output.rs"]
+mod output;
+#[path = "bench/plot.rs"]
+mod plot;
 #[path = "bench/report.rs"]
 mod report;
 #[path = "bench/scene.rs"]
@@ -31,49 +35,43 @@ mod scene;
 mod stats;
 
 use args::Args;
-use backend::{Image, Kind, Place};
-use bar::Bar;
-use scene::{Cell, Scene};
+use bar::{Bar, Outcome};
+use output::Machine;
 
-/// One line of progress, or of the result.
+/// A piece of the result, as soon as it is there.
 #[allow(clippy::print_stdout, reason = "a program of its own")]
 fn say(text: &str) {
     println!("{text}");
 }
 
-/// The cells that the command line asks for.
-fn cells(args: &Args) -> Result<Vec<Cell>, String> {
-    let (seats, loads) = (args.seats()?, args.loads());
-    let mut cells = Vec::new();
-    for place in &args.image {
-        let image = Image::make(place, args.size as u64)?;
-        let mut contenders = args.contenders(args.queues, &seats)?;
-        contenders.retain(|c| *place != Place::Null || c.kind != Kind::Raw);
-        let mut scene = Scene::open(&image, &contenders, &loads, args.poll)?;
-        for load in &loads {
-            let cell = scene.measure(load, &args.pace())?;
-            say(&report::cell(&cell));
-            cells.push(cell);
-        }
-    }
-    Ok(cells)
-}
-
 fn run(args: &Args) -> Result<(), String> {
     args.check()?;
-    say(&format!("{}\n", report::LEGEND));
-    if args.pattern.is_empty() {
-        let outcome = Bar::run(args, say)?;
+    let machine = Machine::this();
+    say(&format!("{}\n{}\n", machine.line(), report::LEGEND));
+    let outcome = if args.pattern.is_empty() {
+        Bar::run(args, say)?
+    } else {
+        let cells = scene::all(args, say)?;
+        Outcome { cells, ..Outcome::default() }
+    };
+    if !outcome.rows.is_empty() {
         say(&bar::table(&outcome.rows));
-        return Ok(());
     }
-    cells(args)?;
-    Ok(())
+    let noisy = outcome.cells.iter().filter(|cell| !cell.complaints().is_empty()).count();
+    if noisy > 0 {
+        let all = outcome.cells.len();
+        say(&format!("The machine was too noisy to conclude from {noisy} of {all} measurements."));
+    }
+    output::write(args, &machine, &outcome)
 }
 
 #[allow(clippy::print_stderr, reason = "a program of its own")]
 fn main() -> ExitCode {
     let args = Args::parse();
+    if !args.bench {
+        // `cargo test --all-targets`: what a test can show, bench_parts.rs does.
+        return ExitCode::SUCCESS;
+    }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use serde::Serialize;
 use vhost_user_blkmq::sys::affinity::allowed_cpus;
 
 use super::backend::{Kind, Place};
@@ -95,7 +96,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 /// CPUs of a client and a back-end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Seats {
     pub(crate) client: Vec<usize>,
     pub(crate) backend: Vec<usize>,
@@ -273,7 +274,8 @@ mod tests {
         assert_eq!(seats("--one-cpu"), Ok((vec![last], vec![last])));
         let words = format!("--client-cpus {last} --backend-cpus {first},{last}");
         assert_eq!(seats(&words), Ok((vec![last], vec![first, last])));
-        assert!(seats("--client-cpus 1023").is_err());
+        let refused = seats("--client-cpus 1023").expect_err("no machine of ours has it");
+        assert!(refused.starts_with("CPU 1023 cannot be used"), "{refused}");
     }
 
     #[test]

@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How often one looks whether it does.
 const GLANCE: Duration = Duration::from_micros(200);
 
+/// Bytes of a log that a report of a failure has.
+const LAST_WORDS: usize = 2000;
+
 /// What the requests go to in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -226,12 +229,10 @@ impl Backend {
         loop {
             match Client::open(&self.target, queues, depth, arena, poll) {
                 Ok(client) => return Ok(client),
-                Err(error) if Instant::now() > end || self.child.is_none() => {
-                    return Err(format!("{error}: {}", self.said()));
-                }
-                Err(_) => self.lives()?,
+                Err(error) if error.contains("refused") && Instant::now() < end => self.lives()?,
+                Err(error) => return Err(format!("{error}: {}", self.said())),
             }
-            sleep(GLANCE);
+            sleep(Duration::from_millis(5));
         }
     }
 
@@ -244,10 +245,11 @@ impl Backend {
         }
     }
 
-    /// What it printed.
+    /// The last that it printed.
     pub(crate) fn said(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&text).trim().to_owned()
+        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LAST_WORDS)..]);
+        text.trim().to_owned()
     }
 
     /// Its number; none without a process.

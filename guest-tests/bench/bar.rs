@@ -427,31 +427,40 @@ fn syncs_per_flush(socket: &std::path::Path) -> f64 {
     of("/total/iostat/flush_ios") / of("/total/flush_bios")
 }
 
+/// Cells made up for tests.
 #[cfg(test)]
 #[allow(dead_code, unused_imports, reason = "a bench has the tests but not what runs them")]
-mod tests {
+pub(crate) mod testing {
     use super::super::noise::Disturbance;
     use super::super::scene::Sample;
     use super::*;
 
-    fn series(name: &str, figures: &[f64]) -> Series {
+    /// With these figures as thousands of IOPS, microseconds of latency, and of CPU time.
+    pub(crate) fn series(name: &str, figures: &[f64]) -> Series {
         let sample = |&n: &f64| Sample {
             iops: n * 1000.0,
             p50_us: n,
             p99_us: n,
             p999_us: n,
-            backend_us: Some(n),
+            backend_us: (name != "raw").then_some(n),
             client_us: 1.0,
         };
         let rounds = figures.iter().map(sample).collect();
         Series { name: name.to_owned(), queues: 1, raw: name == "raw", rounds }
     }
 
-    fn cell(all: Vec<Series>) -> Cell {
+    pub(crate) fn cell(all: Vec<Series>) -> Cell {
         let load = Load { pattern: Pattern::RandRead, block: 4096, depth: 32 };
         let disturbance = Disturbance { others: 0.0, stolen: 0.0 };
         Cell { image: "null".to_owned(), load, one_cpu: false, series: all, disturbance }
     }
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "a bench has the tests but not what runs them")]
+mod tests {
+    use super::testing::{cell, series};
+    use super::*;
 
     #[test]
     fn a_bound_between_the_rounds_is_not_clear() {

@@ -1,5 +1,6 @@
 //! What a back-end costs that has nothing to do: wake-ups, memory, and the time until it is there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(crate) struct Idle {
     /// Times that one of its threads was taken off a CPU in ten seconds, so as many times as one
     /// was put on it.
     pub(crate) wakeups: u64,
+    /// Which threads.
+    pub(crate) woken: Vec<(String, u64)>,
     /// Memory of its own and of its program files; not the guest's.
     pub(crate) resident_mib: f64,
 }
@@ -58,7 +61,7 @@ pub(crate) fn measure(contender: &Contender, image: &Image) -> Result<Idle, Stri
     sleep(CALM);
     let before = switches(pid).map_err(named)?;
     sleep(WATCHED);
-    let after = switches(pid).map_err(named)?;
+    let woken = woken(&before, &switches(pid).map_err(named)?);
     let status = fs::read_to_string(format!("/proc/{pid}/status"));
     let status = status.map_err(|error| named(error.to_string()))?;
     let resident = field(&status, "RssAnon:").zip(field(&status, "RssFile:"));
@@ -66,7 +69,8 @@ pub(crate) fn measure(contender: &Contender, image: &Image) -> Result<Idle, Stri
     Ok(Idle {
         name: name.clone(),
         ready_ms: Range::of(&ready).ok_or("it is started at least once")?,
-        wakeups: after.saturating_sub(before),
+        wakeups: woken.iter().map(|(_, count)| count).sum(),
+        woken,
         resident_mib: (anon + file) as f64 / 1024.0,
     })
 }
@@ -77,24 +81,39 @@ fn field(status: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// Context switches so far of all threads of a process, its own will or not.
-fn switches(pid: u32) -> Result<u64, String> {
+/// Threads by number: name, and context switches so far, of its own will or not.
+type Switches = BTreeMap<String, (String, u64)>;
+
+fn switches(pid: u32) -> Result<Switches, String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?;
-    let mut all = 0;
+    let mut all = Switches::new();
     for task in tasks {
-        let path = task.map_err(|error| error.to_string())?.path().join("status");
+        let task = task.map_err(|error| error.to_string())?;
+        let path = task.path();
         // A thread may end meanwhile.
-        let status = fs::read_to_string(path).unwrap_or_default();
-        for name in ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"] {
-            all += field(&status, name).unwrap_or(0);
-        }
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let name = fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned();
+        let count = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"]
+            .iter()
+            .filter_map(|field_name| field(&status, field_name))
+            .sum();
+        all.insert(task.file_name().to_string_lossy().into_owned(), (name, count));
     }
     Ok(all)
 }
 
+/// Who was switched since, and how often.
+fn woken(before: &Switches, after: &Switches) -> Vec<(String, u64)> {
+    let since = |(number, (name, count)): (&String, &(String, u64))| {
+        let earlier = before.get(number).map_or(0, |(_, count)| *count);
+        (name.clone(), count.saturating_sub(earlier))
+    };
+    after.iter().map(since).filter(|(_, count)| *count > 0).collect()
+}
+
 /// For people.
 pub(crate) fn table(all: &[Idle]) -> String {
-    let head = ["idle, 4 queues", "wake-ups in 10 s", "resident MiB", "ms to a socket"];
+    let head = ["idle, 4 queues", "wake-ups in 10 s", "resident MiB", "ms to a socket", "who woke"];
     let rows: Vec<Vec<String>> = all
         .iter()
         .map(|idle| {
@@ -103,6 +122,7 @@ pub(crate) fn table(all: &[Idle]) -> String {
                 idle.wakeups.to_string(),
                 format!("{:.1}", idle.resident_mib),
                 idle.ready_ms.text(1),
+                idle.woken.iter().map(|(name, count)| format!(" {count} {name}")).collect(),
             ]
         })
         .collect();
@@ -128,16 +148,20 @@ mod tests {
     fn a_thread_that_sleeps_and_wakes_is_seen() {
         let me = std::process::id();
         let (to, from) = channel::<()>();
-        let thread = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("sleeper".to_owned());
+        let thread = thread.spawn(move || {
             from.into_iter().for_each(|()| sleep(Duration::from_millis(1)));
         });
+        let thread = thread.expect("a thread can be made");
         let before = switches(me).expect("we are there");
         (0..10).for_each(|_| to.send(()).expect("it listens"));
         sleep(Duration::from_millis(100));
-        let seen = switches(me).expect("we are there") - before;
+        let seen = woken(&before, &switches(me).expect("we are there"));
         drop(to);
         thread.join().expect("it ends");
-        assert!(seen >= 10, "{seen}");
-        assert!(switches(1 << 30).is_err());
+        let slept = seen.iter().find(|(name, _)| name == "sleeper");
+        assert!(slept.is_some_and(|(_, count)| *count >= 10), "{seen:?}");
+        let error = switches(1 << 30).expect_err("nobody has this number");
+        assert!(error.contains("os error 2"), "{error}");
     }
 }

@@ -55,3 +55,37 @@ pub(crate) fn cell(cell: &Cell) -> String {
 pub(crate) const LEGEND: &str = "Median [least greatest] of the rounds; ratios are of IOPS, round \
     by round. CPU: of the back-end's process, all threads, user and kernel; client: of the client \
     (for raw it is all that there is: it asks and serves).";
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "a bench has the tests but not what runs them")]
+mod tests {
+    use super::super::bar::testing;
+    use super::*;
+
+    #[test]
+    fn ratios_are_to_the_peers_and_to_the_first_build() {
+        let all = |names: &[&str]| {
+            let figures = [40.0, 20.0, 10.0, 5.0];
+            let of = |(name, n): (&&str, &f64)| testing::series(name, &[*n, *n * 1.1, *n]);
+            cell(&testing::cell(names.iter().zip(&figures).map(of).collect()))
+        };
+        let text = all(&["base", "tree", "qsd", "raw"]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "null, randread 4K QD32");
+        assert!(lines[1].contains("x qsd") && lines[1].contains("x raw"), "{text}");
+        assert!(lines[1].ends_with("x base"), "{text}");
+        assert!(lines[2].starts_with("base  40.0 [40.0 44.0]   164 "), "{text}");
+        assert!(lines[2].contains("4.00 [4.00 4.00]  8.00 [8.00 8.00]"), "{text}");
+        assert!(lines[3].ends_with("0.50 [0.50 0.50]"), "{text}");
+        // No back-end: nothing in its column, the client's beside it.
+        assert!(lines[5].starts_with("raw ") && lines[5].contains(" -    1.00  0.50 "), "{text}");
+        let text = all(&["ours", "qsd"]);
+        assert!(!text.contains("x ours") && text.contains("x qsd"), "{text}");
+    }
+
+    #[test]
+    fn a_noisy_cell_says_so() {
+        let text = cell(&testing::cell(vec![testing::series("ours", &[1.0, 2.0])]));
+        assert!(text.ends_with("NOISY: ours's rounds are 67 % apart\n"), "{text}");
+    }
+}

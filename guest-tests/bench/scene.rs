@@ -5,10 +5,12 @@ use std::time::Duration;
 use serde::Serialize;
 use vhost_user_blkmq::testkit::measure::process_cpu_time;
 
-use super::backend::{Backend, Image, Kind};
+use super::args::Args;
+use super::backend::{Backend, Image, Kind, Place};
 use super::client::{Client, Counted, Watch};
 use super::load::Load;
 use super::noise::{self, Disturbance, Ran};
+use super::report;
 use super::stats::Range;
 
 /// Who is measured, and where.
@@ -228,6 +230,25 @@ impl Scene {
         player.backend.pause();
         Some(done)
     }
+}
+
+/// The measurements that the command line asks for, each said as soon as it is there.
+pub(crate) fn all(args: &Args, say: fn(&str)) -> Result<Vec<Cell>, String> {
+    let (seats, loads) = (args.seats()?, args.loads());
+    let mut cells = Vec::new();
+    for place in &args.image {
+        let image = Image::make(place, args.size as u64)?;
+        let mut contenders = args.contenders(args.queues, &seats)?;
+        // Nothing has no bare file.
+        contenders.retain(|c| *place != Place::Null || c.kind != Kind::Raw);
+        let mut scene = Scene::open(&image, &contenders, &loads, args.poll)?;
+        for load in &loads {
+            let cell = scene.measure(load, &args.pace())?;
+            say(&report::cell(&cell));
+            cells.push(cell);
+        }
+    }
+    Ok(cells)
 }
 
 impl Player {

@@ -25,6 +25,7 @@ pub mod disk;
 pub mod driver;
 pub mod measure;
 pub mod model;
+pub mod picture;
 pub mod rng;
 pub mod ssd;
 
