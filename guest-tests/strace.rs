@@ -110,6 +110,8 @@ fn a_loaded_queue_thread_only_enters_its_ring_and_rings_the_guest() {
     note(&format!("{requests} requests at depth 32, two queue threads: {calls:?}"));
     // How the kernel shows a wait that strace itself interrupted.
     calls.remove("restart_syscall");
+    // A thread that looks for work lets others have its CPU from time to time.
+    calls.remove("sched_yield");
     let enters = calls.remove("io_uring_enter").unwrap_or(0);
     let writes = calls.remove("write").unwrap_or(0);
     assert!(calls.is_empty(), "other calls on a queue thread: {calls:?}");

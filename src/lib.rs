@@ -157,9 +157,9 @@
 //!
 //! # What is absent, and why
 //!
-//! Polling; in-flight memory, dirty log, config-change, packed rings; metrics, events and removal of
-//! disks at run time: not built yet. The seams they need are here (the place of polling in the
-//! loop, stopping and starting by value, the admin socket).
+//! In-flight memory, dirty log, config-change, packed rings; metrics, events and removal of
+//! disks at run time: not built yet. The seams they need are here (stopping and starting by
+//! value, the admin socket).
 //! `VIRTIO_F_RING_RESET` is never offered: QEMU's vhost-user-blk would reset only its own copy.
 
 pub mod blkmq;

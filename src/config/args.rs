@@ -90,6 +90,11 @@ pub struct Args {
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub hw_depth: Option<String>,
 
+    /// The longest that a queue thread looks for work before it sleeps, in microseconds, 0 for not at
+    /// all; it finds out itself whether that pays [default: 100]
+    #[arg(long, value_name = "US", allow_hyphen_values = true)]
+    pub poll_max_us: Option<String>,
+
     /// Merging of requests: 0 all, 1 only the cheap ones, 2 none, as in Linux [default: 0]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub nomerges: Option<String>,
@@ -180,6 +185,7 @@ impl Args {
             ("cpus", is_some(&self.cpus)),
             ("scheduler", is_some(&self.scheduler)),
             ("hw-depth", is_some(&self.hw_depth)),
+            ("poll-max-us", is_some(&self.poll_max_us)),
             ("nomerges", is_some(&self.nomerges)),
             ("nr-requests", is_some(&self.nr_requests)),
             ("rotational", is_some(&self.rotational)),
@@ -214,6 +220,7 @@ impl Args {
             cpus: word("cpus", self.cpus),
             scheduler: pairs(word("scheduler", self.scheduler), true)?,
             hw_depth: word("hw-depth", self.hw_depth),
+            poll_max_us: word("poll-max-us", self.poll_max_us),
             nomerges: word("nomerges", self.nomerges),
             rotational: word("rotational", self.rotational),
         };

@@ -75,6 +75,7 @@ fn settings(section: &mut Section) -> Result<Settings, Refusal> {
         cpus: section.list("cpus")?,
         scheduler: section.pairs("scheduler", true)?,
         hw_depth: section.number("hw-depth")?,
+        poll_max_us: section.number("poll-max-us")?,
         nomerges: section.number("nomerges")?,
         rotational: section.switch("rotational")?,
     })

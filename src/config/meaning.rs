@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use super::error::{Fault, Refusal};
 use super::word::{DiskWords, Key, Place, PoolWords, Settings, Word, Words, meant, shown};
 use super::{
-    Config, DEFAULT_WEIGHT, DiskConfig, MAX_HW_DEPTH, MAX_QUEUE_SIZE, MAX_QUEUES, MAX_WEIGHT,
-    PoolConfig, SchedulerConfig, Socket, throttle, value,
+    Config, DEFAULT_POLL_US, DEFAULT_WEIGHT, DiskConfig, MAX_HW_DEPTH, MAX_POLL_US, MAX_QUEUE_SIZE,
+    MAX_QUEUES, MAX_WEIGHT, PoolConfig, SchedulerConfig, Socket, throttle, value,
 };
 
 /// The configuration that the words mean.
@@ -175,6 +175,8 @@ impl Pool {
             cpus: Vec::new(),
             scheduler: value::scheduler(settings.scheduler)?,
             hw_depth: value::number(settings.hw_depth, 0, MAX_HW_DEPTH)?,
+            poll_max_us: value::number(settings.poll_max_us, 0, MAX_POLL_US)?
+                .unwrap_or(DEFAULT_POLL_US),
             nomerges: nomerges.unwrap_or_default(),
             rotational: value::one_of(settings.rotational, &value::SWITCH)?,
         };

@@ -54,6 +54,13 @@ pub const MAX_DISKS: usize = 256;
 /// Most requests that the storage of a pool may have at a time, when that is limited.
 pub const MAX_HW_DEPTH: u32 = 65536;
 
+/// The longest time that threads may be told to look for work before they sleep, in microseconds.
+pub const MAX_POLL_US: u32 = 10_000;
+
+/// The same unless said: about what it takes to wake two sleeping CPUs of a virtual machine, the
+/// guest's and ours, so that a wait which only looking can shorten is found.
+pub const DEFAULT_POLL_US: u32 = 100;
+
 /// Biggest weight of a disk.
 pub const MAX_WEIGHT: u16 = 1000;
 
@@ -129,6 +136,9 @@ pub struct PoolConfig {
     /// Requests that the storage has at a time, up to [`MAX_HW_DEPTH`]; 0 for any number, `None`
     /// for what the scheduler thinks best.
     pub hw_depth: Option<u32>,
+    /// The longest that its threads look for work before they sleep, in microseconds, up to
+    /// [`MAX_POLL_US`]; 0: not at all.
+    pub poll_max_us: u32,
     /// Merging, as `queue/nomerges` in Linux: 0 all of it, 1 only what costs no search, 2 none.
     pub nomerges: u8,
     /// Whether seeks are dear; `None`: ask the kernel.

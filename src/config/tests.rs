@@ -196,6 +196,8 @@ fn every_mistake_about_the_block_layer_has_its_line() {
         ("--scheduler", "kyber,a", pairs.into()),
         ("--scheduler", "kyber,a=", pairs.into()),
         ("--scheduler", "kyber,=1", pairs.into()),
+        ("--poll-max-us", "10001", "give a number from 0 to 10000".into()),
+        ("--poll-max-us", "long", "give a number from 0 to 10000".into()),
         ("--hw-depth", "-1", "give a number from 0 to 65536".into()),
         ("--hw-depth", "65537", "give a number from 0 to 65536".into()),
         ("--hw-depth", "", "give a number from 0 to 65536".into()),
@@ -275,7 +277,7 @@ fn a_file_of_disks_stands_no_option_about_one_disk() {
             )
         );
     }
-    assert_eq!(options, 23);
+    assert_eq!(options, 24);
 }
 
 #[test]
@@ -293,6 +295,7 @@ fn the_defaults_are_what_the_help_says() {
                 cpus: vec![],
                 scheduler: SchedulerConfig { name: "none".into(), tunables: vec![] },
                 hw_depth: None,
+                poll_max_us: DEFAULT_POLL_US,
                 nomerges: 0,
                 rotational: None,
             }],
@@ -337,6 +340,7 @@ fn every_option_reaches_its_field() {
         "--cpus=0,2-3",
         "--scheduler=mq-deadline,read_expire=100,writes_starved=1",
         "--hw-depth=32",
+        "--poll-max-us=50",
         "--nomerges=2",
         "--nr-requests=64",
         "--rotational=on",
@@ -363,6 +367,7 @@ fn every_option_reaches_its_field() {
                     tunables: vec![tunable("read_expire", "100"), tunable("writes_starved", "1")],
                 },
                 hw_depth: Some(32),
+                poll_max_us: 50,
                 nomerges: 2,
                 rotational: Some(true),
             }],
@@ -453,6 +458,7 @@ fn help_names_every_option_and_version_is_the_packages() {
         "--cpus <LIST>",
         "--scheduler <NAME>",
         "--hw-depth <N>",
+        "--poll-max-us <US>",
         "--nomerges <N>",
         "--nr-requests <N>",
         "--rotational <SWITCH>",

@@ -140,6 +140,7 @@ pub(super) struct Settings {
     pub(super) cpus: Option<Word>,
     pub(super) scheduler: Option<Pairs>,
     pub(super) hw_depth: Option<Word>,
+    pub(super) poll_max_us: Option<Word>,
     pub(super) nomerges: Option<Word>,
     pub(super) rotational: Option<Word>,
 }
@@ -147,8 +148,9 @@ pub(super) struct Settings {
 impl Settings {
     /// The first thing said, if anything was.
     pub(super) fn first(&self) -> Option<Key> {
-        let Settings { threads, cpus, scheduler, hw_depth, nomerges, rotational } = self;
-        let words = [threads, cpus, hw_depth, nomerges, rotational];
+        let Settings { threads, cpus, scheduler, hw_depth, poll_max_us, nomerges, rotational } =
+            self;
+        let words = [threads, cpus, hw_depth, poll_max_us, nomerges, rotational];
         let mut keys: Vec<Key> = words.into_iter().flatten().map(|word| word.key).collect();
         keys.extend(scheduler.as_ref().map(|pairs| pairs.key));
         keys.into_iter().min_by_key(|key| key.place.line())

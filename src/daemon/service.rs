@@ -74,6 +74,7 @@ impl Service {
             let shared = Pool::new(mailboxes.clone(), pool.rotational.unwrap_or(seeks));
             let shared = Arc::new(shared);
             shared.tuning().set_nomerges(pool.nomerges);
+            shared.tuning().set_poll_max_us(pool.poll_max_us);
             for (id, (config, image)) in members {
                 let disk = Arc::new(disk(DiskId(id), config, &shared, image));
                 let limits = control::Limits {

@@ -4,7 +4,7 @@
 //! they look again; a thread that opens a disk later finds the values as they are.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 
 use crate::blkmq::credit::Credits;
 
@@ -13,6 +13,7 @@ use crate::blkmq::credit::Credits;
 pub struct PoolTuning {
     credits: Arc<Credits>,
     nomerges: AtomicU8,
+    poll_max_us: AtomicU32,
 }
 
 impl Default for PoolTuning {
@@ -29,7 +30,11 @@ impl PoolTuning {
     /// As [`Credits::new`].
     #[must_use]
     pub fn new(threads: u16) -> PoolTuning {
-        PoolTuning { credits: Arc::new(Credits::new(threads, 0)), nomerges: AtomicU8::new(0) }
+        PoolTuning {
+            credits: Arc::new(Credits::new(threads, 0)),
+            nomerges: AtomicU8::new(0),
+            poll_max_us: AtomicU32::new(0),
+        }
     }
 
     /// What its threads share of the bound on requests in flight.
@@ -47,6 +52,17 @@ impl PoolTuning {
     /// Changes it. Who waits for a credit is not woken: the `Retune` that follows does that.
     pub fn set_hw_depth(&self, depth: u32) {
         let _ = self.credits.set_depth(depth);
+    }
+
+    /// The longest that its threads look for work before they sleep, in microseconds; 0: not at all.
+    #[must_use]
+    pub fn poll_max_us(&self) -> u32 {
+        self.poll_max_us.load(Ordering::Relaxed)
+    }
+
+    /// Changes it.
+    pub fn set_poll_max_us(&self, most: u32) {
+        self.poll_max_us.store(most, Ordering::Relaxed);
     }
 
     /// How little is merged, as Linux's `queue/nomerges`: 0 all, 1 what is cheap to find, 2 none.
@@ -119,6 +135,9 @@ mod tests {
         pool.set_nomerges(2);
         assert_eq!((pool.hw_depth(), pool.nomerges()), (32, 2));
         assert_eq!(pool.credits().depth(), 32, "the threads see it");
+        assert_eq!(pool.poll_max_us(), 0);
+        pool.set_poll_max_us(20);
+        assert_eq!(pool.poll_max_us(), 20);
         let disk = DiskTuning::new(300, Some(4));
         assert_eq!((disk.weight(), disk.nr_requests()), (300, Some(4)));
         disk.set_weight(1);

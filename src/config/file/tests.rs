@@ -48,6 +48,7 @@ fn the_example_means_what_it_says() {
                     tunables: tunable("slice_idle", "0"),
                 },
                 hw_depth: Some(32),
+                poll_max_us: 0,
                 nomerges: 0,
                 rotational: Some(true),
             },
@@ -60,6 +61,7 @@ fn the_example_means_what_it_says() {
                     tunables: tunable("read_lat_nsec", "1000000"),
                 },
                 hw_depth: None,
+                poll_max_us: DEFAULT_POLL_US,
                 nomerges: 0,
                 rotational: None,
             },
@@ -168,7 +170,7 @@ fn every_mistake_in_a_disk_has_its_line() {
     let keys = "use name, pool, weight, socket-path, fd, socket-mode, socket-group, blk-file, \
                 read-only, share-rw, cache, discard, serial, logical-block-size, \
                 physical-block-size, num-queues, queue-size, nr-requests, throttle, threads, \
-                cpus, scheduler, hw-depth, nomerges, rotational";
+                cpus, scheduler, hw-depth, poll-max-us, nomerges, rotational";
     let table: &[(&str, &str)] = &[
         ("num-queus = 4", "5: num-queus: [[disk]] has no such key: did you mean num-queues?"),
         ("num_queues = 4", "5: num_queues: [[disk]] has no such key: did you mean num-queues?"),
@@ -424,7 +426,7 @@ fn every_mistake_in_a_file_has_its_line() {
         (
             slow.to_owned() + "weight = 5\n" + &disk("1", "pool = 'slow'"),
             "3: weight: [[pool]] has no such key: use name, threads, cpus, scheduler, hw-depth, \
-             nomerges, rotational",
+             poll-max-us, nomerges, rotational",
         ),
     ];
     for (text, line) in table {

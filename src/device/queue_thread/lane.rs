@@ -71,6 +71,12 @@ impl Lanes {
         }
     }
 
+    /// How long the thread may look before it sleeps, in nanoseconds.
+    pub(super) fn poll_max(&self) -> u64 {
+        // The disks of a thread are of one pool.
+        self.lanes.first().map_or(0, |of| u64::from(of.disk.pool.poll_max_us()) * 1000)
+    }
+
     /// Closes all channels: the end of the thread.
     pub(super) fn close(&mut self, ring: &mut Ring) {
         for lane in &mut self.lanes {

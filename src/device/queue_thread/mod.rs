@@ -12,8 +12,9 @@
 //!    [`queue::SWEEP_BUDGET`];
 //! 4. **run** the core: it issues requests, which become submission entries; what completes at
 //!    once (null image, rejected bios) is published as in 2;
-//! 5. with marked queues left: submit, start again. Otherwise (here a polling wait would stand)
-//!    ask the guests to kick again, look once more (I12), submit and sleep.
+//! 5. with marked queues left: submit, start again. Otherwise **wait**: look at rings and completions
+//!    for as long as the [`poller`] allows, then ask the guests to kick again, look once more
+//!    (I12), submit and sleep ([`wait`]).
 //!
 //! Laws of the room:
 //! * T1 One clock read per iteration; it is `now` for everything in it.
@@ -24,26 +25,28 @@
 //!   back to control its counter is set to 0 (without blocking), so that the front-end does not
 //!   find a kick that was served.
 //!   A ring for which the front-end has no kick descriptor (bit 8 of SET_VRING_KICK) is looked at
-//!   every [`UNKICKED_PAUSE`].
+//!   every [`wait::UNKICKED_PAUSE`].
 //! * T4 A queue goes back to control only when the core holds nothing of it (L6). The generation
 //!   of guest memory that its buffers lie in is held by the ring until then (L3).
 
 mod gather;
 mod lane;
+mod poller;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod wait;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use log::error;
 
 use self::lane::Lanes;
+use self::poller::Poller;
 use self::queue::Queue;
 use super::mailbox::{Command, DiskId, Inbox, QueueReport, QueueStart};
 use super::virtqueue::Chain;
@@ -65,10 +68,6 @@ const MAX_HCTXS: u16 = 4096;
 
 /// How old a request has to be to be reported, in nanoseconds: as Linux's request timeout.
 const STUCK_AFTER: u64 = 30_000_000_000;
-
-/// The longest sleep of a thread with a ring that nobody kicks (T3): short against a disk's
-/// latency, long against a look at a ring.
-const UNKICKED_PAUSE: Duration = Duration::from_micros(100);
 
 /// How a queue thread is to run.
 #[derive(Clone, Debug)]
@@ -134,6 +133,7 @@ struct QueueThread {
     generation: u16,
     exiting: bool,
     reports: Option<SyncSender<Stuck>>,
+    poller: Poller,
 }
 
 impl QueueThread {
@@ -155,6 +155,7 @@ impl QueueThread {
             generation: 0,
             exiting: false,
             reports: None,
+            poller: Poller::new(),
         })
     }
 
@@ -162,16 +163,12 @@ impl QueueThread {
     fn run(&mut self) {
         loop {
             let now = clock::now();
-            let may_sleep = self.iterate(now);
+            let idle = self.iterate(now);
             if self.exiting && self.queues.iter().all(Option::is_none) {
                 break;
             }
             // T2: whatever was written is submitted, whether we sleep or not.
-            let entered = if may_sleep {
-                self.ring.submit_and_wait(self.longest_sleep(now))
-            } else {
-                self.ring.submit()
-            };
+            let entered = if idle { self.wait(now) } else { self.ring.submit() };
             if let Err(e) = entered {
                 // io_uring_enter refuses only what we did wrong; going on would lose requests.
                 error!("queue thread {}: io_uring_enter failed: {e}", self.index);
@@ -181,28 +178,13 @@ impl QueueThread {
         self.lanes.close(&mut self.ring);
     }
 
-    /// How long the thread may sleep when nothing completes; `None` for as long as that takes. What
-    /// waits for time alone (a limit, a scheduler that holds back, the watch) says until when.
-    fn longest_sleep(&self, now: Nanos) -> Option<Duration> {
-        let unkicked = self.queues.iter().flatten().any(|q| q.is_unkicked());
-        let pause = unkicked.then_some(UNKICKED_PAUSE);
-        let domain = &self.lanes.domain;
-        let wake = domain.next_wake().into_iter().chain(domain.next_watch()).min();
-        let wake = wake.map(|at| Duration::from_nanos(at.since(now)));
-        pause.into_iter().chain(wake).min()
-    }
-
-    /// Steps 1 to 5. `true` when nothing is left to do until a completion arrives.
+    /// Steps 1 to 5. `true` when nothing is left to do until something arrives.
     fn iterate(&mut self, now: Nanos) -> bool {
         self.reap(now);
         self.turn(now);
         self.watch(now);
         self.give_back();
-        if self.wants_turn(now) {
-            return false;
-        }
-        // A bounded polling wait belongs here, before the guests are asked to kick.
-        !self.rearm()
+        !self.wants_turn(now)
     }
 
     /// Takes in every completion that is there.
@@ -247,15 +229,6 @@ impl QueueThread {
 
     fn wants_turn(&self, now: Nanos) -> bool {
         self.queues.iter().flatten().any(|q| q.active) || self.lanes.domain.wants_run(now)
-    }
-
-    /// Asks every guest to kick. `true` when one of them was quicker (I12).
-    fn rearm(&mut self) -> bool {
-        let mut again = false;
-        for queue in self.queues.iter_mut().flatten() {
-            again |= queue.rearm(&self.lanes.domain);
-        }
-        again
     }
 
     fn on_kick(&mut self, slot: u16, generation: u16, more: bool) {
@@ -312,7 +285,10 @@ impl QueueThread {
                     let scheduler = self.lanes.domain.scheduler_mut();
                     let _ = reply.send(scheduler.tunable(&name, value.as_deref()));
                 }
-                Command::Retune => self.lanes.retune(),
+                Command::Retune => {
+                    self.lanes.retune();
+                    self.poller.set_max(self.lanes.poll_max());
+                }
                 Command::Inspect(disk, reply) => {
                     let _ = reply.send(self.inspect(disk, now));
                 }
@@ -342,6 +318,7 @@ impl QueueThread {
         }
         let lane = self.lanes.open(&start.disk, &mut self.ring);
         let lane = lane.map_err(|e| format!("the image cannot be used: {e}"))?;
+        self.poller.set_max(self.lanes.poll_max());
         let size = start.ring.size;
         let stats = start.disk.stats.queues().get(usize::from(start.queue.0));
         let stats = Arc::clone(stats.ok_or("the disk has no such queue")?);

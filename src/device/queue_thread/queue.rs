@@ -235,6 +235,16 @@ impl Queue {
         self.published.push(tag);
     }
 
+    /// Looks whether the guest has sent something that could be fetched now; if so it is worth a
+    /// sweep.
+    #[inline]
+    pub(super) fn look(&mut self, domain: &Domain) -> bool {
+        if self.vq.has_pending() && self.fetches() && self.has_room(domain) {
+            self.active = true;
+        }
+        self.active
+    }
+
     /// Asks the guest to kick again. `true` when entries arrived meanwhile: sweep again (I12).
     ///
     /// Not while there is no room for another bio: what waits in the ring cannot be fetched, so it

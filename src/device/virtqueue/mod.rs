@@ -158,6 +158,14 @@ impl VirtQueue {
         Ok(ahead)
     }
 
+    /// Whether there are entries that were not fetched: a look at the index, nothing else. `false` for
+    /// a broken ring.
+    #[inline]
+    #[must_use]
+    pub fn has_pending(&self) -> bool {
+        self.broken.is_none() && self.ring.avail_idx() != self.next_avail
+    }
+
     /// The next head, if there is one. The available index is loaded only when what is known of it
     /// is used up (V1): a sweep over n entries loads it twice.
     ///
@@ -252,7 +260,7 @@ impl VirtQueue {
             self.ring.set_used_flags(0);
         }
         fence(Ordering::SeqCst);
-        self.broken.is_none() && self.ring.avail_idx() != self.next_avail
+        self.has_pending()
     }
 }
 

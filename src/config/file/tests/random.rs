@@ -72,6 +72,7 @@ fn pool(rng: &mut Rng, name: String, queues: u16) -> PoolConfig {
         cpus: (0..cpus).map(|_| usize::from(below(rng, 1024))).collect(),
         scheduler: scheduler(rng),
         hw_depth: maybe(rng, |rng| pick(rng, &[0, 1, 32, MAX_HW_DEPTH])),
+        poll_max_us: pick(rng, &[0, 1, DEFAULT_POLL_US, MAX_POLL_US]),
         nomerges: pick(rng, &[0, 1, 2]),
         rotational: maybe(rng, |rng| rng.chance(1, 2)),
     }
@@ -189,6 +190,7 @@ fn render_settings(rng: &mut Rng, out: &mut String, pool: &PoolConfig) {
     if let Some(depth) = pool.hw_depth {
         line(out, "hw-depth", number(rng, depth.into()));
     }
+    line(out, "poll-max-us", number(rng, pool.poll_max_us.into()));
     line(out, "nomerges", number(rng, pool.nomerges.into()));
     if let Some(rotational) = pool.rotational {
         line(out, "rotational", rotational);

@@ -142,7 +142,7 @@ impl Bench {
             self.now += 1000;
             let now = Nanos(self.now);
             let mut may_sleep = false;
-            taken += allocations(|| may_sleep = self.thread.iterate(now));
+            taken += allocations(|| may_sleep = self.thread.iterate(now) && !self.thread.rearm());
             for guest in &mut self.guests {
                 while let Some(done) = guest.poll() {
                     each(done);

@@ -358,7 +358,7 @@ impl World {
         }
         let woken = rung || !self.asleep[t] || self.sim.has_ready(t);
         if woken {
-            self.asleep[t] = thread.iterate(self.now);
+            self.asleep[t] = thread.iterate(self.now) && !thread.rearm();
         }
         woken
     }
