@@ -17,8 +17,12 @@ mod bar;
 #[path = "bench/client.rs"]
 mod client;
 mod common;
+#[allow(dead_code, unused_imports, reason = "most of it is for tests with guests")]
+mod guest;
 #[path = "bench/idle.rs"]
 mod idle;
+#[path = "bench/inside.rs"]
+mod inside;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/noise.rs"]
@@ -48,11 +52,11 @@ fn run(args: &Args) -> Result<(), String> {
     args.check()?;
     let machine = Machine::this();
     say(&format!("{}\n{}\n", machine.line(), report::LEGEND));
-    let outcome = if args.pattern.is_empty() {
-        Bar::run(args, say)?
-    } else {
-        let cells = scene::all(args, say)?;
-        Outcome { cells, ..Outcome::default() }
+    let only = |cells| Outcome { cells, ..Outcome::default() };
+    let outcome = match args {
+        Args { guest: true, .. } => only(inside::run(args, say)?),
+        Args { pattern, .. } if pattern.is_empty() => Bar::run(args, say)?,
+        _ => only(scene::all(args, say)?),
     };
     if !outcome.rows.is_empty() {
         say(&bar::table(&outcome.rows));

@@ -11,8 +11,11 @@ mod bar;
 #[path = "bench/client.rs"]
 mod client;
 mod common;
+mod guest;
 #[path = "bench/idle.rs"]
 mod idle;
+#[path = "bench/inside.rs"]
+mod inside;
 #[path = "bench/load.rs"]
 mod load;
 #[path = "bench/noise.rs"]

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only these lines of the bar: P1,P2
     #[arg(long, value_delimiter = ',', value_name = "LINES", conflicts_with = "pattern")]
     pub(crate) lines: Vec<String>,
+    /// In a guest under QEMU, beside QEMU's own virtio-blk: fio with 1 and 4 jobs, 1 and 32 deep
+    #[arg(long, conflicts_with_all = ["bar", "lines", "pattern", "one_cpu", "poll"])]
+    pub(crate) guest: bool,
     /// What is asked for
     #[arg(long, value_delimiter = ',', conflicts_with = "bar")]
     pub(crate) pattern: Vec<Pattern>,
@@ -294,6 +297,8 @@ mod tests {
             ("--image floppy", "no image"),
             ("--pattern randread --bar", "cannot be used"),
             ("--pattern randread --lines P1", "cannot be used"),
+            ("--guest --pattern randread", "cannot be used"),
+            ("--guest --lines P1", "cannot be used"),
         ] {
             let said = refused(words);
             assert!(said.contains(reason), "{words}: {said}");

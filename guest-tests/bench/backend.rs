@@ -94,8 +94,8 @@ impl Image {
         }
     }
 
-    /// How qemu-storage-daemon is told of it.
-    fn qemu(&self) -> String {
+    /// How qemu-storage-daemon and QEMU are told of it: a node `f`.
+    pub(crate) fn qemu(&self) -> String {
         let driver = match self.place {
             Place::Null => {
                 return format!("driver=null-co,node-name=f,read-zeroes=off,size={}", self.size);

@@ -15,14 +15,17 @@ const GAP: f64 = 34.0;
 /// What is written beside a bar.
 fn figures(series: &Series) -> String {
     let median = |figure: fn(&super::scene::Sample) -> f64| series.range(figure).median;
-    let who = if series.raw { "client" } else { "CPU" };
-    format!(
-        "{:.0} k IOPS, p50 {:.1} us, p99 {:.0} us, {who} {:.2} us/IO",
+    let mut text = format!(
+        "{:.0} k IOPS, p50 {:.1} us, p99 {:.0} us",
         median(|s| s.iops / 1000.0),
         median(|s| s.p50_us),
-        median(|s| s.p99_us),
-        median(cpu)
-    )
+        median(|s| s.p99_us)
+    );
+    let (who, cpu) = (if series.raw { "client" } else { "CPU" }, median(cpu));
+    if !cpu.is_nan() {
+        text.push_str(&format!(", {who} {cpu:.2} us/IO"));
+    }
+    text
 }
 
 /// The picture. Bars of one cell are to one scale: the fastest one is as long as it can be.

@@ -4,10 +4,13 @@ use vhost_user_blkmq::testkit::measure::table;
 
 use super::scene::{Cell, Figure, Sample, Series, cpu};
 
+/// Who everybody is compared to.
+const PEERS: [&str; 3] = ["qsd", "raw", "in QEMU"];
+
 /// Everybody's figures of a cell, and what was wrong with it.
 pub(crate) fn cell(cell: &Cell) -> String {
     let (references, others): (Vec<&Series>, Vec<&Series>) =
-        cell.series.iter().partition(|series| ["qsd", "raw"].contains(&series.name.as_str()));
+        cell.series.iter().partition(|series| PEERS.contains(&series.name.as_str()));
     // The first one too, unless it is all that is left.
     let base = others.first().filter(|_| others.len() > 1).copied();
     let references: Vec<&Series> = references.into_iter().chain(base).collect();
@@ -15,6 +18,8 @@ pub(crate) fn cell(cell: &Cell) -> String {
         vec!["", "k IOPS", "MB/s", "p50 us", "p99 us", "p99.9 us", "CPU us/IO", "client"];
     let times: Vec<String> = references.iter().map(|r| format!("x {}", r.name)).collect();
     head.extend(times.iter().map(String::as_str));
+    let cpu_times = base.map(|base| format!("CPU x {}", base.name));
+    head.extend(cpu_times.as_deref());
     let rows: Vec<Vec<String>> = cell
         .series
         .iter()
@@ -24,7 +29,10 @@ pub(crate) fn cell(cell: &Cell) -> String {
             let iops = series.range(|s| s.iops / 1000.0).text(places);
             let bytes = median(|s| s.iops) * cell.load.block as f64;
             let latency = |figure: Figure| format!("{:.1}", median(figure));
-            let served = if series.raw { "-".to_owned() } else { series.range(cpu).text(2) };
+            let alone = series.rounds.iter().any(|sample| sample.backend_us.is_none());
+            let served = if alone { "-".to_owned() } else { series.range(cpu).text(2) };
+            let client = median(|s| s.client_us);
+            let client = if client.is_nan() { "-".to_owned() } else { format!("{client:.2}") };
             let mut row = vec![
                 series.name.clone(),
                 iops,
@@ -33,13 +41,18 @@ pub(crate) fn cell(cell: &Cell) -> String {
                 latency(|s: &Sample| s.p99_us),
                 latency(|s: &Sample| s.p999_us),
                 served,
-                format!("{:.2}", median(|s| s.client_us)),
+                client,
             ];
             row.extend(references.iter().map(|reference| {
                 if reference.name == series.name {
                     return "-".to_owned();
                 }
                 series.compared(reference, |s| s.iops, |a, b| a / b).text(2)
+            }));
+            row.extend(base.map(|base| {
+                let comparable = !alone && base.name != series.name;
+                let compared = comparable.then(|| series.compared(base, cpu, |a, b| a / b));
+                compared.map_or_else(|| "-".to_owned(), |range| range.text(2))
             }));
             row
         })
@@ -73,14 +86,17 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "null, randread 4K QD32");
         assert!(lines[1].contains("x qsd") && lines[1].contains("x raw"), "{text}");
-        assert!(lines[1].ends_with("x base"), "{text}");
+        assert!(lines[1].contains("  x base  ") && lines[1].ends_with("CPU x base"), "{text}");
         assert!(lines[2].starts_with("base  40.0 [40.0 44.0]   164 "), "{text}");
         assert!(lines[2].contains("4.00 [4.00 4.00]  8.00 [8.00 8.00]"), "{text}");
-        assert!(lines[3].ends_with("0.50 [0.50 0.50]"), "{text}");
+        assert!(lines[3].ends_with("0.50 [0.50 0.50]  0.50 [0.50 0.50]"), "{text}");
+        assert!(lines[5].ends_with("0.12 [0.12 0.12]                 -"), "{text}");
         // No back-end: nothing in its column, the client's beside it.
         assert!(lines[5].starts_with("raw ") && lines[5].contains(" -    1.00  0.50 "), "{text}");
         let text = all(&["ours", "qsd"]);
         assert!(!text.contains("x ours") && text.contains("x qsd"), "{text}");
+        let text = all(&["ours", "in QEMU"]);
+        assert!(!text.contains("x ours") && text.contains("x in QEMU"), "{text}");
     }
 
     #[test]

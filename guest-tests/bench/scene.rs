@@ -45,7 +45,7 @@ pub(crate) struct Sample {
     pub(crate) p999_us: f64,
     /// CPU time of the back-end for each request; none without a back-end.
     pub(crate) backend_us: Option<f64>,
-    /// CPU time of the client for each request.
+    /// CPU time of the client for each request; not a number where nobody can count it.
     pub(crate) client_us: f64,
 }
 

@@ -38,12 +38,14 @@ pub(crate) struct Guest<'session> {
     cpus: u32,
     boot: Boot,
     disks: Vec<(PathBuf, String)>,
+    more: Vec<String>,
 }
 
 impl<'session> Guest<'session> {
     /// A guest with `cpus` CPUs that boots the test kernel directly.
     pub(crate) fn new(session: &'session Session, name: &'static str, cpus: u32) -> Self {
-        Guest { session, name, cpus, boot: Boot::Kernel(String::new()), disks: Vec::new() }
+        let boot = Boot::Kernel(String::new());
+        Guest { session, name, cpus, boot, disks: Vec::new(), more: Vec::new() }
     }
 
     /// Adds parameters to the kernel's command line.
@@ -70,8 +72,19 @@ impl<'session> Guest<'session> {
     }
 
     /// The same with QEMU properties of one's own.
-    pub(crate) fn disk_with(mut self, daemon: &Daemon, properties: &str) -> Self {
-        self.disks.push((daemon.socket().to_path_buf(), properties.to_string()));
+    pub(crate) fn disk_with(self, daemon: &Daemon, properties: &str) -> Self {
+        self.disk_at(daemon.socket(), properties)
+    }
+
+    /// The same for whoever listens on `socket`.
+    pub(crate) fn disk_at(mut self, socket: &Path, properties: &str) -> Self {
+        self.disks.push((socket.to_path_buf(), properties.to_string()));
+        self
+    }
+
+    /// Adds words to QEMU's command line, behind the disks.
+    pub(crate) fn with(mut self, words: &[&str]) -> Self {
+        self.more.extend(words.iter().map(ToString::to_string));
         self
     }
 
@@ -139,6 +152,7 @@ impl<'session> Guest<'session> {
             Boot::Bios => {}
             Boot::Uefi => add("-bios", "/usr/share/ovmf/OVMF.fd".to_string()),
         }
+        words.extend(self.more.iter().cloned());
         words
     }
 }
@@ -186,6 +200,11 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
+    /// QEMU's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
     /// Runs shell text in the guest, which must succeed soon.
     pub(crate) fn sh(&mut self, script: &str) -> String {
         self.agent.run(script, SOON)
