@@ -14,7 +14,7 @@ use super::scene::{Contender, Pace};
 /// qemu-storage-daemon and any other in interleaved rounds, and the bare file without a back-end
 /// (raw). Without a pattern it runs every line of the bar and says which are met.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ci/bench", disable_version_flag = true)]
+#[command(name = "ci/bench", bin_name = "ci/bench", disable_version_flag = true)]
 pub(crate) struct Args {
     /// The lines of the bar (what is run when there is no --pattern)
     #[arg(long)]
@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// A build of ours, or several to compare, the first being what others are compared to
     #[arg(long, value_name = "[LABEL=]PROGRAM")]
     pub(crate) ours: Vec<String>,
-    /// Another back-end; {socket}, {image} and {queues} are replaced in the command
+    /// Another back-end; {socket}, {image} and {queues} are replaced in the command, whose own
+    /// process is the one that is looked at
     #[arg(long, value_name = "NAME=COMMAND")]
     pub(crate) peer: Vec<String>,
     /// Leave these out: qsd, raw

@@ -112,9 +112,27 @@ impl Image {
 
 type Made = (Option<tempfile::TempDir>, PathBuf, u64);
 
+/// What directories of images are called, with the number of the process that made them.
+const PREFIX: &str = "blkmq-bench-image-";
+
+/// Removes the images of runs that were interrupted: memory and disk would fill up.
+fn sweep(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn file_in(dir: &Path, size: u64) -> Result<Made, String> {
     let text = |error: std::io::Error| format!("{}: {error}", dir.display());
-    let own = tempfile::Builder::new().prefix("blkmq-bench-").tempdir_in(dir).map_err(text)?;
+    sweep(dir).map_err(text)?;
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let own = tempfile::Builder::new().prefix(&prefix).tempdir_in(dir).map_err(text)?;
     let path = own.path().join("image");
     File::create(&path).and_then(|file| file.set_len(size)).map_err(text)?;
     Ok((Some(own), path, size))
@@ -348,14 +366,25 @@ mod tests {
     fn an_image_is_full_of_noise_and_goes_with_its_owner() {
         let dir = tempfile::tempdir().expect("a directory");
         let place = Place::Dir(dir.path().to_path_buf());
+        // Left behind by a process whose number nobody can have; and what is none of ours.
+        let left = dir.path().join(format!("{PREFIX}4194304-x"));
+        let foreign = dir.path().join("blkmq-bench");
+        for dir in [&left, &foreign] {
+            fs::create_dir(dir).expect("a directory");
+        }
+        fs::write(left.join("image"), "x").expect("a file");
         let image = Image::make(&place, (1 << 20) + 512).expect("there is room");
         let bytes = fs::read(&image.path).expect("it is there");
         assert_eq!(bytes.len(), (1 << 20) + 512);
         let zeroes = bytes.chunks_exact(8).filter(|word| *word == [0; 8]).count();
         assert_eq!(zeroes, 0);
         assert_ne!(bytes[..512], bytes[1 << 20..]);
-        drop(image);
-        assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 0);
+        let others = Image::make(&place, 512).expect("there is room");
+        assert!(image.path.exists() && !left.exists());
+        drop((image, others));
+        let rest = fs::read_dir(dir.path()).expect("it is there");
+        let rest: Vec<PathBuf> = rest.map(|entry| entry.expect("an entry").path()).collect();
+        assert_eq!(rest, [foreign]);
         assert!(Image::make(&Place::Dir(dir.path().join("none")), 512).is_err());
     }
 

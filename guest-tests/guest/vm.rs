@@ -83,6 +83,7 @@ impl<'session> Guest<'session> {
     }
 
     /// Adds words to QEMU's command line, behind the disks.
+    #[allow(dead_code, reason = "only ci/bench has such a disk")]
     pub(crate) fn with(mut self, words: &[&str]) -> Self {
         self.more.extend(words.iter().map(ToString::to_string));
         self
@@ -201,6 +202,7 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// QEMU's process.
+    #[allow(dead_code, reason = "only ci/bench counts CPU time")]
     pub(crate) fn pid(&self) -> u32 {
         self.qemu.id()
     }

@@ -27,13 +27,18 @@ pub fn cpu_time() -> Nanos {
     Nanos(ts.tv_sec.unsigned_abs() * 1_000_000_000 + ts.tv_nsec.unsigned_abs())
 }
 
+/// No process has this number or a greater one (PID_MAX_LIMIT of Linux).
+const PID_LIMIT: libc::pid_t = 1 << 22;
+
 /// CPU time that a process has used so far: all its threads, those too that have ended, in user
 /// code and in the kernel. What kernel threads do for it is not in it.
 ///
 /// # Errors
 /// There is no such process.
 pub fn process_cpu_time(pid: u32) -> io::Result<Nanos> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // A clock's number has no room for more, and 0 would be ourselves.
+    let pid = libc::pid_t::try_from(pid).ok().filter(|pid| (1..PID_LIMIT).contains(pid));
+    let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
     let mut clock: libc::clockid_t = 0;
     // SAFETY: the number is ours to be written.
     let error = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
@@ -209,10 +214,13 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
         let passed = process_cpu_time(me).expect("it is us").since(begin);
         assert!(passed >= 40_000_000, "{passed} ns");
-        // A number beyond every pid_max.
-        let error = process_cpu_time(1 << 30).expect_err("nobody has this number");
-        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
-        process_cpu_time(u32::MAX).expect_err("no number of a process");
+        // One that has ended and been waited for, and numbers that nobody has.
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        child.wait().expect("it ends");
+        for pid in [child.id(), 0, 1 << 22, 1 << 30, u32::MAX] {
+            let error = process_cpu_time(pid).expect_err("nobody has this number");
+            assert_eq!(error.raw_os_error(), Some(libc::ESRCH), "{pid}");
+        }
     }
 
     #[test]
