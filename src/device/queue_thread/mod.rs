@@ -30,6 +30,8 @@
 //!   of guest memory that its buffers lie in is held by the ring until then (L3).
 
 mod gather;
+#[cfg(any(test, feature = "testkit"))]
+pub mod hand;
 mod lane;
 mod poller;
 mod queue;

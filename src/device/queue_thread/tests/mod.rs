@@ -8,4 +8,4 @@ mod invariants;
 mod merging;
 mod shape;
 mod warm;
-mod world;
+pub(super) mod world;

@@ -508,7 +508,7 @@ fn split_segments(rng: &mut Rng, start: usize, len: usize) -> Vec<(u64, u32, u32
     segments
 }
 
-fn disk_on(
+pub(in crate::device::queue_thread) fn disk_on(
     sim: &SimDisk,
     mailboxes: &[Mailbox],
     policy: FlushPolicy,
