@@ -172,6 +172,11 @@ pub trait Image: Send + Sync {
         false
     }
 
+    /// Whether reads and writes are mostly done when [`Channel::submit`] returns, by the thread itself.
+    fn is_inline(&self) -> bool {
+        false
+    }
+
     /// Which buffers it takes as they are; any, unless it says otherwise.
     fn buffer_mask(&self) -> BufferMask {
         BufferMask::default()

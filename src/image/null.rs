@@ -46,6 +46,10 @@ impl Image for NullImage {
         Traits { read_only: self.read_only, flush_is_noop: true, exclusive: true, dsync: true }
     }
 
+    fn is_inline(&self) -> bool {
+        true
+    }
+
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {
         let done = VecDeque::with_capacity(DEPTH);
         Ok(Box::new(NullChannel { done, read_only: self.read_only }))

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::options::{CacheMode, OpenError, OpenOptions, check_blocks};
 use super::{BufferMask, Channel, Geometry, Image, Traits};
+use crate::sys::direct_rw;
 use crate::sys::storage::Alignment;
 use crate::sys::uring::Ring;
 use crate::sys::zeroes;
@@ -37,6 +38,8 @@ struct Opened {
     /// Discards and zeroes on a block device must be multiples of this, in bytes; 1 on a file.
     unit: u32,
     block_device: bool,
+    /// It lies in memory: what is straight is done by the thread itself (C6 of `channel`).
+    in_memory: bool,
     traits: Traits,
 }
 
@@ -78,7 +81,8 @@ impl RawImage {
         };
         let (size, block_device) = (facts.size, facts.device.is_some());
         let unit = facts.device.map_or(1, |d| d.logical);
-        let opened = Opened { file, size, alignment, unit, block_device, traits };
+        let in_memory = direct_rw::is_in_memory(file.as_fd());
+        let opened = Opened { file, size, alignment, unit, block_device, in_memory, traits };
         Ok(RawImage { opened: Arc::new(opened), geometry })
     }
 }
@@ -94,6 +98,10 @@ impl Image for RawImage {
 
     fn is_rotational(&self) -> bool {
         self.opened.file.metadata().is_ok_and(|found| probe::is_rotational(&found))
+    }
+
+    fn is_inline(&self) -> bool {
+        self.opened.in_memory
     }
 
     fn buffer_mask(&self) -> BufferMask {

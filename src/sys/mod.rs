@@ -11,6 +11,7 @@
 pub mod affinity;
 pub mod bounce;
 pub mod clock;
+pub mod direct_rw;
 pub mod eventfd;
 pub mod fd;
 pub mod guest;

@@ -57,7 +57,7 @@ impl ByHand {
         thread.ring.submit_and_wait(thread.longest_sleep(now))?;
         loop {
             black_box(clock::now()); // the caller's time is used, and this one's cost is seen
-            if thread.iterate(now) {
+            if thread.iterate(now) && !thread.rearm() {
                 return Ok(());
             }
             thread.ring.submit()?;

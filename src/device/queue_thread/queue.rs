@@ -9,6 +9,9 @@
 //!   only then are its tags free again (I02).
 //! * Q4 A doorbell of the front-end never holds the thread up: one that may block is asked first
 //!   whether it has room. Whether it may is asked once, because asking costs a system call.
+//! * Q5 Where the image does its work while it is asked, a sweep is shorter: the guest takes the first
+//!   answers in and sends the next requests while the thread works on the others. Otherwise
+//!   both would wait for each other in turns.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +31,9 @@ use crate::sys::guest::GuestMemory;
 
 /// Heads fetched from one queue before the next queue has its turn.
 pub(super) const SWEEP_BUDGET: u16 = 64;
+
+/// The same where the image works while it is asked (Q5).
+const INLINE_BUDGET: u16 = 16;
 
 /// Answer to a `Stop` command: the drained queue.
 pub(super) type StopReply = SyncSender<Option<Box<QueueStopped>>>;
@@ -61,6 +67,8 @@ pub(super) struct Queue {
     memory: Arc<GuestMemory>,
     rules: Rules,
     published: Vec<Tag>,
+    /// Heads of one sweep (Q5).
+    budget: u16,
 }
 
 impl Queue {
@@ -89,6 +97,7 @@ impl Queue {
             call_blocks: may_block(start.call.as_ref()),
             call: start.call,
             err: start.err,
+            budget: if start.disk.image.is_inline() { INLINE_BUDGET } else { SWEEP_BUDGET },
             slots: Slots::new(size),
             vq,
             rules: Rules::new(&start.disk, start.features),
@@ -125,7 +134,7 @@ impl Queue {
         !self.broken && !self.ending && self.stopping.is_none()
     }
 
-    /// Fetches up to [`SWEEP_BUDGET`] bios into the core. Afterwards `active` says whether more
+    /// Fetches up to its budget of bios into the core. Afterwards `active` says whether more
     /// may be waiting. Returns how many heads were fetched.
     pub(super) fn sweep(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
         if !self.fetches() {
@@ -135,7 +144,7 @@ impl Queue {
         self.vq.disable_notifications();
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
-        while fetched < SWEEP_BUDGET {
+        while fetched < self.budget {
             if !self.has_room(domain) {
                 // Back-pressure (L5): a completion frees a block and marks the queue active.
                 self.active = false;

@@ -27,7 +27,7 @@ const LOOKS: u32 = 16;
 impl QueueThread {
     /// How long the thread may sleep when nothing completes; `None` for as long as that takes. What
     /// waits for time alone (a limit, a scheduler that holds back, the watch) says until when.
-    fn longest_sleep(&self, now: Nanos) -> Option<Duration> {
+    pub(super) fn longest_sleep(&self, now: Nanos) -> Option<Duration> {
         let unkicked = self.queues.iter().flatten().any(|q| q.is_unkicked());
         let pause = unkicked.then_some(UNKICKED_PAUSE);
         let domain = &self.lanes.domain;

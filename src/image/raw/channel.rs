@@ -12,6 +12,9 @@
 //!   what counts as done is rounded down to the alignment.
 //! * C5 **A step that finds no room** enters once to make some; if there is still none the operation
 //!   ends as `Again` and is issued anew: every operation here can be repeated.
+//! * C6 **In memory.** A file of tmpfs or ramfs cannot say whether a transfer would wait, so io_uring
+//!   hands each to a worker thread: two context switches for a copy. There the thread copies itself,
+//!   with one system call, and the operation is over when it is accepted.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +26,7 @@ use super::ladder::{Ladder, Next, Task, Way, outcome};
 use crate::block::{Errno, Outcome};
 use crate::image::{BufferMask, Busy, Channel, Io, IoDone, Verb};
 use crate::sys::bounce::{BouncePool, pieces};
+use crate::sys::direct_rw;
 use crate::sys::guest::GuestBuf;
 use crate::sys::token::{IoKey, Token};
 use crate::sys::uring::{FileSlot, Full, MAX_BUFS, Ring};
@@ -36,6 +40,9 @@ pub(super) const BOUNCE_SIZE: usize = 128 * 1024;
 
 /// Operations that proceed in steps at the same time: bounced ones, discards, zeroes.
 pub(super) const STEPPED_OPS: usize = 64;
+
+/// Operations that are over and not yet asked for, at most.
+pub(super) const ENDED_OPS: usize = 256;
 
 /// What a stepped operation is doing.
 #[derive(Clone, Copy, Debug)]
@@ -120,13 +127,32 @@ impl RawChannel {
             ladder: Ladder::new(opened.block_device && ring.offers_discard_cmd()),
             ops: vec![None; STEPPED_OPS].into(),
             free_ops: (0..STEPPED_OPS).rev().collect(),
-            done: VecDeque::with_capacity(STEPPED_OPS),
+            done: VecDeque::with_capacity(ENDED_OPS),
         })
+    }
+
+    /// Transfers at once (C6).
+    fn transfer(&mut self, io: &Io<'_>, offset: u64) -> Result<(), Busy> {
+        if self.done.len() == ENDED_OPS {
+            return Err(Busy);
+        }
+        let file = self.opened.file.as_fd();
+        // The geometry keeps offsets below what the file system can have.
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let res = match io.verb {
+            Verb::Write { dsync, .. } => {
+                let dsync = dsync && !self.opened.traits.flush_is_noop;
+                direct_rw::write(file, io.bufs, offset, dsync)
+            }
+            _ => direct_rw::read(file, io.bufs, offset),
+        };
+        let outcome = self.finish(io, res);
+        self.end_now(io.key, outcome)
     }
 
     /// An operation that is over without the kernel.
     fn end_now(&mut self, key: IoKey, outcome: Outcome) -> Result<(), Busy> {
-        if self.done.len() == STEPPED_OPS {
+        if self.done.len() == ENDED_OPS {
             return Err(Busy);
         }
         self.done.push_back(IoDone { key, outcome });
@@ -297,6 +323,11 @@ impl Channel for RawChannel {
             None => true,
         };
         match io.verb {
+            Verb::Read { offset } | Verb::Write { offset, .. }
+                if self.opened.in_memory && straight(&self.bounce) =>
+            {
+                self.transfer(io, offset)
+            }
             Verb::Read { offset } if straight(&self.bounce) => {
                 ring.read(token, self.file, io.bufs, offset).map_err(|Full| Busy)
             }

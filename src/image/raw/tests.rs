@@ -1,4 +1,4 @@
-use super::channel::{BOUNCE_BUFS, BOUNCE_SIZE, RawChannel, STEPPED_OPS};
+use super::channel::{BOUNCE_BUFS, BOUNCE_SIZE, ENDED_OPS, RawChannel, STEPPED_OPS};
 use super::*;
 use crate::block::{Errno, Outcome, Tag};
 use crate::image::{Busy, Io, Verb};
@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 
 mod device;
 mod faults;
+mod in_memory;
 mod opening;
 mod with_qemu;
 

@@ -12,6 +12,7 @@ fn pretend(file: File, size: u64, direct: bool) -> Bench {
         alignment: direct.then_some(Alignment { memory: 512, offset: 512 }),
         unit: 1,
         block_device: false,
+        in_memory: false,
         traits: image.traits(),
     });
     let image = RawImage { opened, geometry: image.geometry() };
