@@ -20,7 +20,7 @@ use super::flush::{FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
 use super::lane::{Lane, LaneConfig};
 use super::limits::Gatekeeper;
-use super::merge::MergeConfig;
+use super::merge::{MergeConfig, is_grown};
 use super::plug::Plug;
 use super::sched::Scheduler;
 use super::stats::{QueueStats, Stats};
@@ -189,30 +189,34 @@ impl Domain {
             return Ok(());
         }
         hctx.tags.claim(&bio, now, State::Plugged)?;
-        let alone = self.lanes[hctx.lane.index()].dsync && matches!(bio.op, Op::Write(_));
-        if bio.fua && bio.op.is_write() && !alone {
-            hctx.tags.slot_mut(bio.tag).flush_after();
+        if bio.fua && bio.op.is_write() {
+            let alone = self.lanes[hctx.lane.index()].dsync && matches!(bio.op, Op::Write(_));
+            if !alone {
+                hctx.tags.slot_mut(bio.tag).flush_after();
+            }
         }
         self.watch.begun(now);
         hctx.stats.submitted(bio.op, now);
         if !self.park(ident, bio.op, now) {
-            self.enter(ident, now);
+            self.enter(ident, bio.op, now);
         }
         Ok(())
     }
 
     /// Puts a plugged bio into the batch, or into a request that it touches.
-    pub(super) fn enter(&mut self, id: Ident, now: Nanos) {
-        if self.merge(id) {
+    #[inline]
+    pub(super) fn enter(&mut self, id: Ident, op: Op, now: Nanos) {
+        if self.merge(id, op) {
             return;
         }
-        let hctx = self.table.get_mut(id.hctx);
-        let op = hctx.tags.slot(id.tag).op;
-        hctx.merging.plugged(id.tag, op);
-        if self.plug.is_full(id) || self.plug_is_grown() {
+        let merging = &mut self.table.get_mut(id.hctx).merging;
+        merging.plugged(id.tag, op);
+        let grown = is_grown(op) && !merging.is_off();
+        if self.plug.is_full(id) {
             self.stage_plug(now);
         }
         self.plug.push(id);
+        self.plug.set_grown(grown);
     }
 
     /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped

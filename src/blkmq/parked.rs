@@ -50,7 +50,8 @@ impl Domain {
         let list = &mut hctx.parked[direction.index()];
         let Some(tag) = hctx.tags.pop_front(list) else { return };
         hctx.tags.set(tag, State::Plugged);
-        self.enter(Ident { hctx: id, tag }, now);
+        let op = hctx.tags.slot(tag).op;
+        self.enter(Ident { hctx: id, tag }, op, now);
     }
 
     /// Lets everything go that waits on a hctx for a limit (W3): its owner wants it idle and submits

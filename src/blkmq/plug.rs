@@ -16,13 +16,15 @@ pub(super) struct Plug {
     entries: Box<[Ident]>,
     len: usize,
     several: bool,
+    /// The last one is long enough to be handed on before another one comes.
+    grown: bool,
 }
 
 impl Plug {
     /// An empty batch.
     pub(super) fn new() -> Plug {
         let entries = vec![Ident::default(); PLUG_MAX_SEVERAL].into_boxed_slice();
-        Plug { entries, len: 0, several: false }
+        Plug { entries, len: 0, several: false, grown: false }
     }
 
     /// Bios in the batch.
@@ -31,15 +33,28 @@ impl Plug {
     }
 
     /// Whether `next` must wait for the batch to be handed on.
+    #[inline]
     pub(super) fn is_full(&self, next: Ident) -> bool {
-        let several = self.several || (self.len > 0 && self.entries[0].hctx != next.hctx);
+        if self.grown {
+            return true;
+        }
+        // Fewer never fill it, whosever they are.
+        if self.len < PLUG_MAX {
+            return false;
+        }
+        let several = self.several || self.entries[0].hctx != next.hctx;
         self.len >= if several { PLUG_MAX_SEVERAL } else { PLUG_MAX }
+    }
+
+    /// Whether the last one is as long as a batch lets one grow.
+    pub(super) fn set_grown(&mut self, grown: bool) {
+        self.grown = grown;
     }
 
     /// Appends a bio; the caller has looked at [`is_full`](Plug::is_full).
     pub(super) fn push(&mut self, id: Ident) {
-        self.several |= self.len > 0 && self.entries[0].hctx != id.hctx;
         self.entries[self.len] = id;
+        self.several |= self.entries[0].hctx != id.hctx;
         self.len += 1;
     }
 
@@ -74,6 +89,7 @@ impl Plug {
     pub(super) fn clear(&mut self) {
         self.len = 0;
         self.several = false;
+        self.grown = false;
     }
 }
 
@@ -120,6 +136,16 @@ mod tests {
         assert_eq!((all(&plug), plug.last()), (vec![0, 3], Some(id(0, 3))));
         plug.absorb(id(1, 0), id(0, 0));
         assert_eq!(all(&plug), [0, 3], "who is not here does not leave");
+    }
+
+    #[test]
+    fn behind_a_long_one_the_next_must_wait() {
+        let mut plug = Plug::new();
+        plug.push(id(0, 0));
+        plug.set_grown(true);
+        assert!(plug.is_full(id(0, 1)) && plug.is_full(id(1, 1)));
+        plug.clear();
+        assert!(!plug.is_full(id(0, 1)), "it has gone");
     }
 
     #[test]

@@ -30,14 +30,17 @@
 use super::domain::Domain;
 use super::hctx::Hctx;
 use super::sched::Scheduler;
-use super::tags::{Link, Slot, State};
+use super::tags::{Slot, State};
 use super::{Ident, sched};
 use crate::block::{HctxId, LaneId, Op, SECTOR_SIZE, SectorRange, Tag};
 
 mod chain;
+mod newest;
 
 pub use chain::Bios;
 pub(super) use chain::{Rest, Run};
+pub(super) use newest::is_grown;
+use newest::{KINDS, Latest, Newest, kind};
 
 /// The most buffers of a request that an operator may allow: what one system call takes (IOV_MAX).
 pub const MAX_SEGMENTS: u16 = 1024;
@@ -45,9 +48,6 @@ pub const MAX_SEGMENTS: u16 = 1024;
 /// The most bytes of a request that an operator may allow: what Linux moves in one system call
 /// (MAX_RW_COUNT), in whole pages.
 const MAX_BYTES: u32 = 0x7fff_f000;
-
-/// Requests that are looked at on each list (Linux: 8, newest first).
-const NEWEST: usize = 8;
 
 /// Tries after which the rate of hits is looked at (M7).
 const WINDOW: u16 = 4096;
@@ -59,12 +59,6 @@ const REST: u32 = 65_536;
 /// Requests that may be absorbed after one join. More than two never touch a grown one, except
 /// when limits kept some apart.
 const CASCADE: usize = 4;
-
-/// A last request of this many bytes hands the batch on (Linux: BLK_PLUG_FLUSH_SIZE).
-const GROWN: u64 = 128 * 1024;
-
-/// Kinds of operations that are looked for separately (M1).
-const KINDS: usize = 5;
 
 /// How hard it is tried, as Linux's `nomerges`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,34 +141,12 @@ pub(super) enum Join {
 /// On which side of a held request the other one touches it.
 pub(super) use sched::Side;
 
-/// The newest tags, whatever has become of them since.
-#[derive(Debug)]
-struct Newest {
-    tags: [Link; NEWEST],
-    at: usize,
-}
-
-impl Newest {
-    const NONE: Newest = Newest { tags: [Link::NONE; NEWEST], at: 0 };
-
-    fn push(&mut self, tag: Tag) {
-        self.tags[self.at] = Link::to(tag);
-        self.at = (self.at + 1) % NEWEST;
-    }
-
-    /// Newest first.
-    fn iter(&self) -> impl Iterator<Item = Tag> + '_ {
-        let back = |i| self.tags[(self.at + NEWEST - 1 - i) % NEWEST];
-        (0..NEWEST).map_while(move |i| back(i).tag())
-    }
-}
-
 /// Merging on one hctx.
 #[derive(Debug)]
 pub(super) struct Merging {
     config: MergeConfig,
     /// The newest request of each kind.
-    newest: [Link; KINDS],
+    newest: [Latest; KINDS],
     plugged: Newest,
     staged: Newest,
     tries: u16,
@@ -189,7 +161,7 @@ impl Merging {
     pub(super) fn new(config: MergeConfig) -> Merging {
         Merging {
             config: sane(config),
-            newest: [Link::NONE; KINDS],
+            newest: [Latest::NONE; KINDS],
             plugged: Newest::NONE,
             staged: Newest::NONE,
             tries: 0,
@@ -199,20 +171,42 @@ impl Merging {
         }
     }
 
-    /// A bio that joined nobody is going into the batch.
+    /// Whether nothing is merged at all.
+    #[inline]
+    pub(super) fn is_off(&self) -> bool {
+        self.config.search == MergeSearch::Off
+    }
+
+    /// A bio that joined nobody is going into the batch. While the search rests, nobody scans the
+    /// list of the newest of the batch, so it is not kept.
+    #[inline]
     pub(super) fn plugged(&mut self, tag: Tag, op: Op) {
-        if self.config.search != MergeSearch::Off {
-            self.newest[kind(op)] = Link::to(tag);
-            self.plugged.push(tag);
+        let Some(range) = op.range() else { return };
+        if !self.is_off() {
+            self.newest[kind(op)] = Latest::of(tag, range);
+            if self.rest == 0 {
+                self.plugged.push(tag);
+            }
+        }
+    }
+
+    /// The request of `tag` has grown to this.
+    fn grown(&mut self, tag: Tag, op: Op) {
+        if let Some(range) = op.range() {
+            self.newest[kind(op)] = Latest::of(tag, range);
         }
     }
 
     /// A request went to the scheduler.
+    #[inline]
     pub(super) fn staged(&mut self, tag: Tag) {
-        self.staged.push(tag);
+        if self.rest == 0 {
+            self.staged.push(tag);
+        }
     }
 
     /// Whether this bio is to be looked up everywhere (M7).
+    #[inline]
     fn searches(&mut self) -> bool {
         if self.rest > 0 {
             self.rest -= 1;
@@ -266,16 +260,6 @@ fn sane(mut config: MergeConfig) -> MergeConfig {
     config
 }
 
-const fn kind(op: Op) -> usize {
-    match op {
-        Op::Read(_) => 0,
-        Op::Write(_) => 1,
-        Op::Discard(_) => 2,
-        Op::WriteZeroes { unmap: false, .. } => 3,
-        Op::WriteZeroes { unmap: true, .. } | Op::Flush => 4,
-    }
-}
-
 #[inline]
 fn same_operation(a: Op, b: Op) -> Option<(SectorRange, SectorRange)> {
     match (a, b) {
@@ -297,11 +281,10 @@ impl Hctx {
         self.tags.count(State::Plugged) + self.tags.count(State::Staged)
     }
 
-    /// The newest request of the same kind, if it fits.
+    /// The newest request of the same kind, which the bio touches, if it fits.
     #[inline]
-    fn one_hit(&self, tag: Tag) -> Option<(Tag, Side)> {
+    fn one_hit(&self, tag: Tag, held: Tag) -> Option<(Tag, Side)> {
         let new = self.tags.slot(tag);
-        let held = self.merging.newest[kind(new.op)].tag()?;
         let slot = self.tags.slot(held);
         let waits = matches!(slot.state(), State::Plugged | State::Staged) && held != tag;
         if !waits {
@@ -350,18 +333,26 @@ impl Domain {
     /// Lets the new bio, claimed and not yet in the batch, join a request that waits. `false` when
     /// there is none: it is a request of its own.
     #[inline]
-    pub(super) fn merge(&mut self, id: Ident) -> bool {
+    pub(super) fn merge(&mut self, id: Ident, op: Op) -> bool {
         let hctx = self.table.get_mut(id.hctx);
+        let Some(range) = op.range() else { return false };
         // The bio itself counts as one of those that wait.
-        if hctx.waiting() < 2
-            || hctx.merging.config.search == MergeSearch::Off
-            || hctx.tags.slot(id.tag).join != Join::May
-        {
+        if hctx.merging.is_off() || hctx.waiting() < 2 || hctx.tags.slot(id.tag).join != Join::May {
             return false;
         }
-        hctx.merging.counters.tries += 1;
-        let full = hctx.merging.searches();
-        let mut found = hctx.one_hit(id.tag);
+        let merging = &mut hctx.merging;
+        merging.counters.tries = merging.counters.tries.wrapping_add(1);
+        let newest = merging.newest[kind(op)];
+        let full = merging.searches();
+        let newest = newest.tag.tag().filter(|_| newest.touches(range));
+        (full || newest.is_some()) && self.merge_with(id, newest, full)
+    }
+
+    /// The look itself: at the newest, which the bio touches, and everywhere in a full search.
+    #[inline(never)] // seldom, where nothing merges
+    fn merge_with(&mut self, id: Ident, newest: Option<Tag>, full: bool) -> bool {
+        let hctx = self.table.get_mut(id.hctx);
+        let mut found = newest.and_then(|newest| hctx.one_hit(id.tag, newest));
         if found.is_some() {
             hctx.merging.counters.one_hit += 1;
         } else if full && let Some((held, side, by)) = hctx.search(id, &mut *self.scheduler) {
@@ -381,6 +372,7 @@ impl Domain {
     }
 
     /// The new bio becomes part of the request `held` (M5).
+    #[inline]
     fn join(&mut self, id: Ident, held: Tag, side: Side) {
         let hctx = self.table.get_mut(id.hctx);
         let into = Ident { hctx: id.hctx, tag: held };
@@ -389,9 +381,13 @@ impl Domain {
         let op = hctx.tags.slot(id.tag).op;
         hctx.tags.join(held, id.tag, side);
         hctx.stats.merged(op);
-        hctx.merging.newest[kind(op)] = Link::to(held);
+        let whole = hctx.tags.slot(held).op;
+        hctx.merging.grown(held, whole);
         if let Some(before) = before {
             self.scheduler.grown(&before, &hctx.item(into));
+        }
+        if is_grown(whole) {
+            self.note_grown();
         }
     }
 
@@ -424,7 +420,7 @@ impl Domain {
         hctx.tags.join(into.tag, gone.tag, side);
         hctx.stats.merged(op);
         hctx.merging.counters.absorbed += 1;
-        hctx.merging.newest[kind(op)] = Link::to(into.tag);
+        hctx.merging.grown(into.tag, hctx.tags.slot(into.tag).op);
         let after = hctx.item(into);
         if let Some(before) = before {
             self.scheduler.grown(&before, &after);
@@ -433,16 +429,14 @@ impl Domain {
             Some(lost) => self.scheduler.absorbed(&lost, &after),
             None => self.plug.absorb(gone, into),
         }
+        self.note_grown();
         into
     }
 
-    /// Whether the batch is to be handed on because its last request has grown large: it will hardly
-    /// grow further.
-    pub(super) fn plug_is_grown(&self) -> bool {
-        let Some(last) = self.plug.last() else { return false };
-        let hctx = self.table.get(last.hctx);
-        let bytes = hctx.tags.slot(last.tag).op.range().map_or(0, SectorRange::bytes);
-        bytes >= GROWN && hctx.merging.config.search != MergeSearch::Off
+    /// The last request of the batch may be another one, or another length, than it was.
+    fn note_grown(&mut self) {
+        let Some(last) = self.plug.last() else { return };
+        self.plug.set_grown(is_grown(self.table.get(last.hctx).tags.slot(last.tag).op));
     }
 
     /// How the bios of a disk are merged.

@@ -227,7 +227,7 @@ fn nomerges_one_looks_at_the_newest_only_and_two_at_nothing() {
             put(&mut domain, tag, Op::Write(run(s, 8)));
             if level == 1 && tag == 2 {
                 put(&mut domain, 9, Op::Read(run(0, 8))); // another kind does not get in between
-                domain.table.get_mut(H).merging.newest[1] = Link::to(Tag(1));
+                domain.table.get_mut(H).merging.newest[1] = Latest::of(Tag(1), run(100, 8));
             }
         }
         let got: Vec<_> = requests(&mut domain).into_iter().filter(|b| *b != [9]).collect();
@@ -246,7 +246,7 @@ fn i05_the_newest_eight_are_looked_at() {
         put(&mut domain, 0, Op::Write(run(0, 8)));
         (1..=others).for_each(|n| put(&mut domain, n, Op::Read(run(1000 * u64::from(n), 8))));
         // The newest write is a read's neighbour: forget the one-hit.
-        domain.table.get_mut(H).merging.newest[1] = Link::NONE;
+        domain.table.get_mut(H).merging.newest[1] = Latest::NONE;
         put(&mut domain, 20, Op::Write(run(8, 8)));
         assert_eq!(domain.gauges(H).merged == 1, joins, "{others} others");
     }
