@@ -262,11 +262,13 @@ impl TagSet {
     }
 
     /// How many slots are in `state` (T6).
+    #[inline]
     pub(super) fn count(&self, state: State) -> u16 {
         self.counts[state as usize]
     }
 
     /// Takes a free slot for `bio` (T2, T4).
+    #[inline]
     pub(super) fn claim(&mut self, bio: &Bio, now: Nanos, to: State) -> Result<(), TagBusy> {
         let slot = self.slots.get_mut(bio.tag.index()).ok_or(TagBusy)?;
         if slot.state != State::Free {
@@ -292,6 +294,7 @@ impl TagSet {
     }
 
     /// Whether the kernel works on this very claim of the tag, and how (T4).
+    #[inline]
     pub(super) fn with_kernel(&self, tag: Tag, generation: u16) -> Option<State> {
         let slot = self.slots.get(tag.index())?;
         let with_kernel = matches!(slot.state, State::InFlight | State::Syncing);
@@ -307,6 +310,7 @@ impl TagSet {
     ///
     /// # Panics
     /// When the tag is not below the depth.
+    #[inline]
     pub(super) fn slot(&self, tag: Tag) -> &Slot {
         &self.slots[tag.index()]
     }
@@ -315,11 +319,13 @@ impl TagSet {
     ///
     /// # Panics
     /// When the tag is not below the depth.
+    #[inline]
     pub(super) fn slot_mut(&mut self, tag: Tag) -> &mut Slot {
         &mut self.slots[tag.index()]
     }
 
     /// The request that the tag leads goes to the kernel.
+    #[inline]
     pub(super) fn issued(&mut self, tag: Tag, now: Nanos) {
         self.set(tag, State::InFlight);
         let bios = self.slot(tag).bios;
@@ -334,6 +340,7 @@ impl TagSet {
     ///
     /// # Panics
     /// When the tag is not below the depth.
+    #[inline]
     pub(super) fn issue(&self, tag: Tag) -> Issued {
         self.issues[tag.index()]
     }
@@ -349,6 +356,7 @@ impl TagSet {
     }
 
     /// Moves a tag along an edge of T3.
+    #[inline]
     pub(super) fn set(&mut self, tag: Tag, to: State) {
         let from = std::mem::replace(&mut self.slots[tag.index()].state, to);
         debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
@@ -370,6 +378,7 @@ impl TagSet {
     }
 
     /// Appends a tag to a list.
+    #[inline]
     pub(super) fn push_back(&mut self, list: &mut TagList, tag: Tag) {
         self.slots[tag.index()].next = Link::NONE;
         match list.tail.tag() {
@@ -399,6 +408,7 @@ impl TagSet {
     }
 
     /// Takes the first tag of a list.
+    #[inline]
     pub(super) fn pop_front(&mut self, list: &mut TagList) -> Option<Tag> {
         let tag = list.head.tag()?;
         list.head = self.slots[tag.index()].next;

@@ -223,11 +223,12 @@ impl Slots {
         (slot.ranges && slot.first < slot.count).then_some(slot.range)
     }
 
-    /// Whether another range follows the current one.
+    /// Whether another range follows the current one; `false` for a head that does not exist.
     #[must_use]
+    #[inline]
     pub fn has_more_ranges(&self, tag: Tag) -> bool {
-        let slot = &self.slots[tag.index()];
-        slot.ranges && slot.first + 1 < slot.count
+        let follows = |slot: &Slot| slot.ranges && slot.first + 1 < slot.count;
+        self.slots.get(tag.index()).is_some_and(follows)
     }
 
     /// Moves on to the next range; `false` (and no current range) when that was the last one.

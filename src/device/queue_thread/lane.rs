@@ -159,16 +159,12 @@ impl Lanes {
         let Some(queue) = queues.get_mut(usize::from(key.slot)).and_then(Option::as_mut) else {
             return;
         };
-        let Some(request) = self.domain.in_flight(queue.hctx, key.tag, key.generation) else {
-            return;
-        };
-        // Stale completions were filtered out above: the request is with the kernel under this key,
-        // so the core takes both answers.
+        // The core knows a stale completion by itself, and does nothing.
         let (hctx, tag, generation) = (queue.hctx, key.tag, key.generation);
-        if let (Op::Discard(_) | Op::WriteZeroes { .. }, Outcome::Done) = (request.op, done.outcome)
-        {
+        if done.outcome == Outcome::Done && queue.slots.has_more_ranges(tag) {
             // A discard with another range to go is not finished when this one is.
-            let more = queue.slots.next_range(tag);
+            let current = self.domain.in_flight(hctx, tag, generation).is_some();
+            let more = current && queue.slots.next_range(tag);
             if let Some(next) = queue.slots.range(tag).filter(|_| more) {
                 let _ = self.domain.rest(hctx, tag, generation, next, now);
                 return;
