@@ -24,8 +24,8 @@ pub(super) fn disk_stats(
 ) -> Result<DiskStats, SteerError> {
     let disk = &served.disk;
     let reports = served.pool.inspect(disk.id)?;
-    let all = disk.stats.queues();
-    let mut total = counters(all, buckets);
+    let all: Vec<_> = disk.stats.queues().map(|(_, queue)| Arc::clone(queue)).collect();
+    let mut total = counters(&all, buckets);
     total.iostat = iostat(&disk.stats.iostat(clock::now()));
     total.gauges = reports
         .iter()
@@ -39,7 +39,8 @@ pub(super) fn disk_stats(
     };
     // A queue that was never used says nothing.
     let used = |(_, stats): &(u16, &Arc<QueueStats>)| stats.snapshot() != Stats::default();
-    let queues = if queues { (0..).zip(all).filter(used).map(queue).collect() } else { Vec::new() };
+    let queues =
+        if queues { disk.stats.queues().filter(used).map(queue).collect() } else { Vec::new() };
     Ok(DiskStats { disk: disk.name.clone(), total, queues })
 }
 

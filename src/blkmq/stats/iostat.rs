@@ -12,8 +12,8 @@
 use std::fmt;
 use std::iter::Sum;
 use std::ops::AddAssign;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::busy::{self, DiskBusy};
 use super::{OpStats, QueueStats, Stats};
@@ -115,7 +115,8 @@ impl fmt::Display for IoStat {
 /// The counters of a disk's queues. They live as long as the disk, whoever serves it meanwhile.
 #[derive(Debug)]
 pub struct DiskStats {
-    queues: Box<[Arc<QueueStats>]>,
+    /// Made when a queue is first used: most disks use few of those that they offer.
+    queues: Box<[OnceLock<Arc<QueueStats>>]>,
     /// `None` for one queue: its own time is the disk's.
     busy: Option<Arc<DiskBusy>>,
     /// The greatest busy time that was ever shown (N3).
@@ -123,7 +124,7 @@ pub struct DiskStats {
 }
 
 impl DiskStats {
-    /// The counters of a disk with so many queues, all 0. Each queue takes about 25 KiB.
+    /// The counters of a disk with so many queues, all 0. Each queue that is used takes about 25 KiB.
     ///
     /// # Panics
     /// Beyond 4095 queues.
@@ -131,21 +132,28 @@ impl DiskStats {
     pub fn new(queues: u16) -> DiskStats {
         assert!(queues <= busy::MAX_QUEUES, "{queues} queues do not fit the count of busy ones");
         let busy = (queues > 1).then(|| Arc::new(DiskBusy::new()));
-        let queue = |_| Arc::new(QueueStats::of_disk(busy.clone()));
-        DiskStats { queues: (0..queues).map(queue).collect(), busy, shown: AtomicU64::new(0) }
+        let queues = (0..queues).map(|_| OnceLock::new()).collect();
+        DiskStats { queues, busy, shown: AtomicU64::new(0) }
     }
 
-    /// The counters of each queue, in the front-end's order. For
-    /// [`Domain::add_hctx_with`](crate::blkmq::Domain::add_hctx_with).
+    /// The counters of a queue, by its number for the front-end, for
+    /// [`Domain::add_hctx_with`](crate::blkmq::Domain::add_hctx_with); `None` when the disk has no
+    /// such queue. Allocates the first time.
     #[must_use]
-    pub fn queues(&self) -> &[Arc<QueueStats>] {
-        &self.queues
+    pub fn queue(&self, number: u16) -> Option<&Arc<QueueStats>> {
+        let queue = self.queues.get(usize::from(number))?;
+        Some(queue.get_or_init(|| Arc::new(QueueStats::of_disk(self.busy.clone()))))
+    }
+
+    /// The counters of each queue that was ever used, with its number.
+    pub fn queues(&self) -> impl Iterator<Item = (u16, &Arc<QueueStats>)> + Clone {
+        (0..).zip(&self.queues).filter_map(|(number, queue)| Some((number, queue.get()?)))
     }
 
     /// The disk's line at `now`, the clock of the queue threads. May be asked by any thread.
     #[must_use]
     pub fn iostat(&self, now: Nanos) -> IoStat {
-        let parts = || self.queues.iter().map(|queue| queue.snapshot());
+        let parts = || self.queues().map(|(_, queue)| queue.snapshot());
         // The disk's own word before the queues': what it has seen, they have, or nearly.
         let own = self.busy.as_ref().map(|busy| busy.nanos(now));
         let mut all = IoStat::default();

@@ -57,7 +57,7 @@ fn milliseconds_begin_anew_after_32_bits() {
 #[test]
 fn i30_times_are_summed_before_they_are_rounded() {
     let disk = DiskStats::new(1);
-    let mut to = Recorder::new(Arc::clone(&disk.queues()[0]));
+    let mut to = Recorder::new(Arc::clone(disk.queue(0).expect("it has that")));
     for n in 0..1000 {
         io(&mut to, Op::Read(range(8)), n * MS, n * MS + 900_000);
         io(&mut to, Op::Write(range(8)), n * MS, n * MS + 100_000);
@@ -72,8 +72,8 @@ fn i30_times_are_summed_before_they_are_rounded() {
 #[test]
 fn i30_each_direction_has_its_own_time() {
     let disk = DiskStats::new(2);
-    let mut a = Recorder::new(Arc::clone(&disk.queues()[0]));
-    let mut b = Recorder::new(Arc::clone(&disk.queues()[1]));
+    let mut a = Recorder::new(Arc::clone(disk.queue(0).expect("it has that")));
+    let mut b = Recorder::new(Arc::clone(disk.queue(1).expect("it has that")));
     io(&mut a, Op::Read(range(1)), 0, 1000 * MS);
     io(&mut b, Op::Write(range(2)), 2000 * MS, 5000 * MS);
     io(&mut b, Op::Discard(range(3)), 5000 * MS, 5010 * MS);
@@ -112,7 +112,7 @@ fn a_sum_adds_all_but_the_busy_time() {
 fn i30_a_disk_is_busy_when_any_queue_is() {
     let disk = DiskStats::new(4);
     let mut to: Vec<Recorder> =
-        disk.queues().iter().map(|q| Recorder::new(Arc::clone(q))).collect();
+        (0..4).filter_map(|n| disk.queue(n).cloned()).map(Recorder::new).collect();
     for (n, to) in (0..).zip(&mut to) {
         io(to, Op::Read(range(1)), n * 100 * MS, (n + 1) * 100 * MS);
     }
@@ -132,13 +132,13 @@ fn i30_busy_time_lies_between_the_greatest_and_the_sum() {
         let mut rng = Rng::new(seed);
         let disk = DiskStats::new(3);
         let mut to: Vec<Recorder> =
-            disk.queues().iter().map(|q| Recorder::new(Arc::clone(q))).collect();
+            (0..3).filter_map(|n| disk.queue(n).cloned()).map(Recorder::new).collect();
         let (mut now, mut shown) = (0, 0);
         for _ in 0..100 {
             let start = now + rng.below(300);
             now = start + rng.below(300);
             io(&mut to[rng.index(3)], Op::Write(range(1)), start, now);
-            let parts = disk.queues().iter().map(|q| q.snapshot().io_ticks(Nanos(now)));
+            let parts = disk.queues().map(|(_, q)| q.snapshot().io_ticks(Nanos(now)));
             let (most, sum) = (parts.clone().max().expect("three"), parts.sum::<u64>());
             let busy = disk.iostat(Nanos(now)).io_ticks;
             assert!(most <= busy && busy <= sum && busy >= shown, "seed {seed}: {busy}");
@@ -152,4 +152,14 @@ fn i30_busy_time_lies_between_the_greatest_and_the_sum() {
 #[should_panic(expected = "do not fit")]
 fn more_queues_than_can_be_counted_are_refused() {
     let _ = DiskStats::new(4096);
+}
+
+#[test]
+fn a_queue_that_nobody_uses_takes_no_room() {
+    let disk = DiskStats::new(256);
+    assert_eq!(disk.queues().count(), 0);
+    let first = Arc::clone(disk.queue(7).expect("it has that"));
+    assert!(Arc::ptr_eq(&first, disk.queue(7).expect("it has that")), "made once");
+    assert!(disk.queues().map(|(n, _)| n).eq([7]));
+    assert!(disk.queue(256).is_none());
 }

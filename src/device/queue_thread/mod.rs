@@ -322,7 +322,7 @@ impl QueueThread {
         let lane = lane.map_err(|e| format!("the image cannot be used: {e}"))?;
         self.poller.set_max(self.lanes.poll_max());
         let size = start.ring.size;
-        let stats = start.disk.stats.queues().get(usize::from(start.queue.0));
+        let stats = start.disk.stats.queue(start.queue.0);
         let stats = Arc::clone(stats.ok_or("the disk has no such queue")?);
         let hctx = self.lanes.domain.add_hctx_with(lane, size, stats);
         let hctx = hctx.ok_or("too many queues on one thread")?;
