@@ -20,7 +20,7 @@ use std::sync::mpsc::SyncSender;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::blkmq::Domain;
-use crate::block::{HctxId, LaneId, Nanos, QueueId, Status, Tag};
+use crate::block::{HctxId, LaneId, Nanos, Op, QueueId, Status, Tag};
 use crate::device::Disk;
 use crate::device::mailbox::{QueueStart, QueueStopped};
 use crate::device::request::{Parsed, Rules, fetch};
@@ -34,6 +34,9 @@ pub(super) const SWEEP_BUDGET: u16 = 64;
 
 /// The same where the image works while it is asked (Q5).
 const INLINE_BUDGET: u16 = 16;
+
+/// The same in sectors: where requests are large, few of them keep the thread busy (Q5).
+const INLINE_SECTORS: u64 = 512;
 
 /// Answer to a `Stop` command: the drained queue.
 pub(super) type StopReply = SyncSender<Option<Box<QueueStopped>>>;
@@ -67,8 +70,8 @@ pub(super) struct Queue {
     memory: Arc<GuestMemory>,
     rules: Rules,
     published: Vec<Tag>,
-    /// Heads of one sweep (Q5).
-    budget: u16,
+    /// Heads and sectors of one sweep (Q5).
+    budget: (u16, u64),
 }
 
 impl Queue {
@@ -97,7 +100,11 @@ impl Queue {
             call_blocks: may_block(start.call.as_ref()),
             call: start.call,
             err: start.err,
-            budget: if start.disk.image.is_inline() { INLINE_BUDGET } else { SWEEP_BUDGET },
+            budget: if start.disk.image.is_inline() {
+                (INLINE_BUDGET, INLINE_SECTORS)
+            } else {
+                (SWEEP_BUDGET, u64::MAX)
+            },
             slots: Slots::new(size),
             vq,
             rules: Rules::new(&start.disk, start.features),
@@ -144,7 +151,8 @@ impl Queue {
         self.vq.disable_notifications();
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
-        while fetched < self.budget {
+        let (heads, mut sectors) = self.budget;
+        while fetched < heads && sectors > 0 {
             if !self.has_room(domain) {
                 // Back-pressure (L5): a completion frees a block and marks the queue active.
                 self.active = false;
@@ -153,10 +161,11 @@ impl Queue {
             match self.vq.pop() {
                 Ok(Some(tag)) => {
                     fetched += 1;
-                    if !self.accept(tag, writeback, domain, chain, now) {
+                    let Some(moved) = self.accept(tag, writeback, domain, chain, now) else {
                         self.break_queue();
                         return fetched;
-                    }
+                    };
+                    sectors = sectors.saturating_sub(moved);
                 }
                 Ok(None) => {
                     self.active = false;
@@ -171,7 +180,7 @@ impl Queue {
         fetched
     }
 
-    /// Gives one head to the core (Q1); `false` when the queue is broken.
+    /// Gives one head to the core (Q1). How many sectors it moves; `None` when the queue is broken.
     fn accept(
         &mut self,
         tag: Tag,
@@ -179,14 +188,20 @@ impl Queue {
         domain: &mut Domain,
         chain: &mut Chain,
         now: Nanos,
-    ) -> bool {
+    ) -> Option<u64> {
         let Queue { vq, memory, rules, slots, .. } = self;
         // The slots are claimed and freed with the tags, so a live head shows in the parse (Q1).
         let parsed = fetch(vq, memory, tag, chain, rules, writeback, slots);
         match (parsed, parsed.answer()) {
-            (Parsed::Bio(bio), _) => domain.submit(self.hctx, bio, now).is_ok(),
-            (_, Some(status)) => domain.reject(self.hctx, tag, status).is_ok(),
-            (_, None) => false,
+            (Parsed::Bio(bio), _) => {
+                let sectors = match bio.op {
+                    Op::Read(range) | Op::Write(range) => range.sectors(),
+                    _ => 0,
+                };
+                domain.submit(self.hctx, bio, now).is_ok().then_some(sectors)
+            }
+            (_, Some(status)) => domain.reject(self.hctx, tag, status).is_ok().then_some(0),
+            (_, None) => None,
         }
     }
 
