@@ -80,6 +80,15 @@ impl GuestBuf {
         GuestBuf(libc::iovec { iov_base: self.0.iov_base, iov_len: n })
     }
 
+    /// `len` bytes at `offset`; the caller has checked that they are inside.
+    #[allow(clippy::cast_possible_truncation, reason = "64-bit hosts only; inside a mapping")]
+    const fn piece(self, offset: u64, len: u64) -> GuestBuf {
+        GuestBuf(libc::iovec {
+            iov_base: self.addr().wrapping_add(offset as usize).cast(),
+            iov_len: len as usize,
+        })
+    }
+
     /// Copies the buffer's first bytes into `dst`; returns how many (the smaller length).
     pub fn copy_to(&self, dst: &mut [u8]) -> usize {
         let n = dst.len().min(self.len());
@@ -241,6 +250,8 @@ pub struct BadAddress;
 #[derive(Debug, Default)]
 pub struct GuestMemory {
     regions: Box<[Arc<Region>]>,
+    /// Where each region begins for the guest, and all of it: what a look-up needs, side by side.
+    spans: Box<[(u64, GuestBuf)]>,
 }
 
 impl GuestMemory {
@@ -253,7 +264,8 @@ impl GuestMemory {
         if regions.windows(2).any(|w| w[0].gpa + w[0].size > w[1].gpa) {
             return Err(BadAddress);
         }
-        Ok(GuestMemory { regions: regions.into() })
+        let spans = regions.iter().map(|r| (r.gpa, r.buf(0, r.size))).collect();
+        Ok(GuestMemory { regions: regions.into(), spans })
     }
 
     /// The regions, sorted by guest-physical address.
@@ -314,6 +326,24 @@ impl GuestMemory {
             return Err(BadAddress);
         }
         Ok(region.buf(offset, len))
+    }
+
+    /// As [`slice`](GuestMemory::slice), with a look at region `near` before all others: buffers
+    /// come mostly from one region. `near` becomes the region that was found.
+    ///
+    /// # Errors
+    /// As [`slice`](GuestMemory::slice).
+    #[inline]
+    pub fn slice_near(&self, near: &mut usize, gpa: u64, len: u64) -> Result<GuestBuf, BadAddress> {
+        if let Some((start, whole)) = self.spans.get(*near) {
+            let (offset, size) = (gpa.wrapping_sub(*start), whole.len() as u64);
+            if offset < size && len <= size - offset {
+                return Ok(whole.piece(offset, len));
+            }
+        }
+        let (i, _) = self.find(gpa).ok_or(BadAddress)?;
+        *near = i;
+        self.slice(gpa, len)
     }
 
     /// `len` bytes at the front-end's address `uva` in one piece, with their guest address.

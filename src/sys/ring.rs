@@ -110,6 +110,7 @@ unsafe fn read_descriptor_at(at: *const u8) -> Descriptor {
 
 /// Copies descriptor `index` of a table (of any alignment), once; `None` beyond the table's end.
 #[must_use]
+#[inline]
 pub fn read_descriptor(table: GuestBuf, index: u16) -> Option<Descriptor> {
     let offset = usize::from(index) * Descriptor::SIZE;
     if offset + Descriptor::SIZE > table.len() {
@@ -231,22 +232,26 @@ impl SplitRing {
         Ok(SplitRing { desc, avail, used, mask: size - 1 })
     }
 
+    #[inline]
     const fn slot(&self, at: u16) -> usize {
         (at & self.mask) as usize
     }
 
+    #[inline]
     const fn entries(&self) -> usize {
         self.mask as usize + 1
     }
 
     /// Number of entries.
     #[must_use]
+    #[inline]
     pub const fn size(&self) -> u16 {
-        self.mask + 1
+        self.mask.wrapping_add(1) // at most MAX_SIZE
     }
 
     /// Copies descriptor `index` (`< size`; masked), once.
     #[must_use]
+    #[inline]
     pub fn descriptor(&self, index: u16) -> Descriptor {
         let offset = self.slot(index) * Descriptor::SIZE;
         // SAFETY: S1, and the masked index is inside the table, whose length new() has checked.
@@ -261,12 +266,14 @@ impl SplitRing {
 
     /// `avail.idx`, acquire: the entries before it, and what they describe, are readable.
     #[must_use]
+    #[inline]
     pub fn avail_idx(&self) -> u16 {
         u16::from_le(word16(&self.avail, INDEX).load(Ordering::Acquire))
     }
 
     /// The head in available entry `at`.
     #[must_use]
+    #[inline]
     pub fn avail_entry(&self, at: u16) -> u16 {
         let offset = ENTRIES + 2 * self.slot(at);
         u16::from_le(word16(&self.avail, offset).load(Ordering::Relaxed))
@@ -286,6 +293,7 @@ impl SplitRing {
     }
 
     /// Writes used element `at`.
+    #[inline]
     pub fn set_used_entry(&self, at: u16, id: u32, len: u32) {
         let offset = ENTRIES + 8 * self.slot(at);
         word32(&self.used, offset).store(id.to_le(), Ordering::Relaxed);

@@ -175,6 +175,7 @@ impl Lanes {
 }
 
 /// What the image is asked for a request: the part that is not done yet. `bufs` are its buffers.
+#[inline]
 fn io_for<'b>(request: &Request, slot: u16, bufs: &'b [GuestBuf]) -> Io<'b> {
     let tag = request.tag;
     let key = IoKey { slot, tag, generation: request.generation };
@@ -211,6 +212,7 @@ struct Issuer<'a> {
 }
 
 impl Issue for Issuer<'_> {
+    #[inline]
     fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
         let slot = self.slot_of[request.hctx.index()];
         let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");

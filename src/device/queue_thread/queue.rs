@@ -20,7 +20,7 @@ use std::sync::mpsc::SyncSender;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::blkmq::Domain;
-use crate::block::{HctxId, LaneId, Nanos, Op, QueueId, Status, Tag};
+use crate::block::{HctxId, LaneId, Nanos, Op, QueueId, SectorRange, Status, Tag};
 use crate::device::Disk;
 use crate::device::mailbox::{QueueStart, QueueStopped};
 use crate::device::request::{Parsed, Rules, fetch};
@@ -192,17 +192,14 @@ impl Queue {
         let Queue { vq, memory, rules, slots, .. } = self;
         // The slots are claimed and freed with the tags, so a live head shows in the parse (Q1).
         let parsed = fetch(vq, memory, tag, chain, rules, writeback, slots);
-        match (parsed, parsed.answer()) {
-            (Parsed::Bio(bio), _) => {
-                let sectors = match bio.op {
-                    Op::Read(range) | Op::Write(range) => range.sectors(),
-                    _ => 0,
-                };
-                domain.submit(self.hctx, bio, now).is_ok().then_some(sectors)
-            }
-            (_, Some(status)) => domain.reject(self.hctx, tag, status).is_ok().then_some(0),
-            (_, None) => None,
+        if let Parsed::Bio(bio) = parsed {
+            let moves = matches!(bio.op, Op::Read(_) | Op::Write(_));
+            let sectors = bio.op.range().filter(|_| moves);
+            let sectors = sectors.map_or(0, SectorRange::sectors);
+            return domain.submit(self.hctx, bio, now).is_ok().then_some(sectors);
         }
+        let status = parsed.answer()?;
+        domain.reject(self.hctx, tag, status).is_ok().then_some(0)
     }
 
     /// Declares the queue broken: nothing is fetched until the next reset, nobody else is harmed.

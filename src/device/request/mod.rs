@@ -243,7 +243,7 @@ fn bio(
     Parsed::Bio(Bio { tag, op, fua, class: class_of(header.ioprio), segments, alone })
 }
 
-#[inline]
+#[inline(always)] // one caller, and its answer is large
 fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mut Slots) -> Parsed {
     let Some(header) = Header::take(chain) else { return Parsed::Reject(Reject::IoErr) };
     match header.kind {
@@ -295,7 +295,7 @@ fn judge(chain: &mut Chain, tag: Tag, rules: &Rules, writeback: bool, slots: &mu
 }
 
 /// IN: what is writable before the status byte is filled.
-#[inline]
+#[inline(always)] // as judge()
 fn read(
     chain: &Chain,
     tag: Tag,
@@ -310,7 +310,7 @@ fn read(
 }
 
 /// OUT: what is readable after the header is written.
-#[inline]
+#[inline(always)] // as judge()
 fn write(
     chain: &Chain,
     tag: Tag,
@@ -327,7 +327,7 @@ fn write(
     Ok(range)
 }
 
-#[inline]
+#[inline(always)]
 fn load(
     slots: &mut Slots,
     tag: Tag,

@@ -82,6 +82,8 @@ pub struct Chain {
     /// The last writable piece; empty when there is none or its address was bad.
     last: GuestBuf,
     defect: Option<ChainError>,
+    /// The region of memory that the newest buffer lay in: the next one is looked for there first.
+    near: usize,
 }
 
 impl Default for Chain {
@@ -103,6 +105,7 @@ impl Chain {
             writable_bytes: 0,
             last: GuestBuf::EMPTY,
             defect: None,
+            near: 0,
         }
     }
 
@@ -175,6 +178,7 @@ impl Chain {
         }
     }
 
+    #[cold]
     fn take_scattered_words(&mut self) -> Option<[u64; 2]> {
         let (mut low, mut high) = ([0; 8], [0; 8]);
         let enough = self.readable_bytes >= 16;
@@ -233,7 +237,7 @@ impl Chain {
 
     /// Follows a chain through one table, adding its buffers, until it ends or an indirect
     /// descriptor turns up, which is the result.
-    #[inline]
+    #[inline(always)] // once for each kind of table, and each with its own bounds
     fn walk(
         &mut self,
         memory: &GuestMemory,
@@ -256,6 +260,7 @@ impl Chain {
         Err(ChainError::TooLong)
     }
 
+    #[inline]
     fn read_indirect(
         &mut self,
         memory: &GuestMemory,
@@ -268,7 +273,7 @@ impl Chain {
         if d.len == 0 || !(d.len as usize).is_multiple_of(Descriptor::SIZE) {
             return Err(ChainError::IndirectLength);
         }
-        let nested = match memory.slice(d.addr, u64::from(d.len)) {
+        let nested = match memory.slice_near(&mut self.near, d.addr, u64::from(d.len)) {
             Ok(table) => self.walk(memory, 0, limit, |i| read_descriptor(table, i))?,
             Err(BadAddress) => {
                 // Over a border of adjoining regions, or outside.
@@ -281,22 +286,23 @@ impl Chain {
         if nested.is_some() { Err(ChainError::NestedIndirect) } else { Ok(()) }
     }
 
-    #[inline]
+    #[inline(always)] // else descriptor and counts go through memory for each buffer
     fn add(&mut self, memory: &GuestMemory, d: Descriptor) {
         if d.len == 0 {
             return;
         }
         let len = u64::from(d.len);
         let writable = d.is_writable();
+        // C2: fewer than 2^17 buffers of less than 2^32 bytes each.
         if writable {
-            self.writable_bytes += len;
+            self.writable_bytes = self.writable_bytes.wrapping_add(len);
         } else {
-            self.readable_bytes += len;
+            self.readable_bytes = self.readable_bytes.wrapping_add(len);
             if self.writable_bytes > 0 {
                 self.defect.get_or_insert(ChainError::ReadableAfterWritable);
             }
         }
-        match memory.slice(d.addr, len) {
+        match memory.slice_near(&mut self.near, d.addr, len) {
             Ok(piece) => self.push(piece, writable),
             Err(BadAddress) => self.add_scattered(memory, d.addr, len, writable),
         }

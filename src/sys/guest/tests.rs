@@ -88,6 +88,29 @@ fn overlap_is_refused_and_adjoining_is_not() {
     assert_eq!(memory.regions()[1].gpa(), 2 * PAGE);
 }
 
+/// Wherever the look begins, the answer is that of a look without a hint.
+#[test]
+fn a_look_nearby_finds_what_any_look_finds() {
+    let memory = memory(vec![region(0, 2, 0), region(2 * PAGE, 1, 0), region(9 * PAGE, 1, 0)]);
+    let same = |a: GuestBuf, b: GuestBuf| (a.addr(), a.len()) == (b.addr(), b.len());
+    for at in [0, 1, PAGE, 2 * PAGE - 1, 2 * PAGE, 3 * PAGE, 9 * PAGE, 10 * PAGE, u64::MAX] {
+        for len in [0, 1, 2, PAGE, 2 * PAGE, u64::MAX] {
+            let want = memory.slice(at, len);
+            for mut near in [0, 1, 2, 3, usize::MAX] {
+                match (memory.slice_near(&mut near, at, len), want) {
+                    (Ok(got), Ok(want)) => {
+                        assert!(same(got, want), "{at} {len}");
+                        assert!(near < 3, "it was found in one of them");
+                    }
+                    (got, want) => assert_eq!(got.is_ok(), want.is_ok(), "{at} {len}"),
+                }
+            }
+        }
+    }
+    let mut near = 2;
+    assert!(memory.slice_near(&mut near, PAGE, 8).is_ok() && near == 0, "it is remembered");
+}
+
 #[test]
 fn slices_stay_inside_one_region() {
     let memory = memory(vec![region(0, 1, 0), region(PAGE, 1, 0x10_0000), region(4 * PAGE, 1, 0)]);
