@@ -37,7 +37,7 @@ impl Domain {
         let moved = all.saturating_sub(whole_sectors(slot.done));
         slot.chain = Link::NONE;
         hctx.stats.moved(op, moved);
-        hctx.finish(id.tag, Status::Ok, now);
+        hctx.finish_here(id.tag, Status::Ok, now);
     }
 
     /// The same for whatever else there is: several bios, a flush that follows, a scheduler.

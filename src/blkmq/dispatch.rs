@@ -87,6 +87,7 @@ impl Domain {
         if issue.issue(&request, Bios::none(&hctx.tags)).is_err() {
             hctx.stats.refused();
             lane.blocked = true;
+            self.any_blocked = true;
             return; // F6
         }
         hctx.tags.set(id.tag, State::Syncing);
@@ -208,6 +209,7 @@ impl Domain {
             hctx.busy.refused();
             hctx.stats.refused();
             self.lanes[hctx.lane.index()].blocked = true;
+            self.any_blocked = true;
             self.credits.give_back(self.thread);
             return Err(Stop::Busy);
         }

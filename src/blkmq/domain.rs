@@ -72,6 +72,8 @@ pub struct Domain {
     pub(super) leftovers: u32,
     /// Syncs with the kernel.
     pub(super) syncing: u32,
+    /// A disk may be `blocked`.
+    pub(super) any_blocked: bool,
     /// Where the next look for leftovers begins.
     pub(super) cursor: usize,
     /// Requests issued so far.
@@ -97,6 +99,7 @@ impl Domain {
             wakes: Wakes::default(),
             leftovers: 0,
             syncing: 0,
+            any_blocked: false,
             cursor: 0,
             issued: 0,
             watch: Watch::default(),
@@ -174,6 +177,7 @@ impl Domain {
     ///
     /// # Panics
     /// When there is no such hctx.
+    #[inline]
     pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
         let hctx = self.table.get_mut(id);
         let ident = Ident { hctx: id, tag: bio.tag };
@@ -204,7 +208,7 @@ impl Domain {
     }
 
     /// Puts a plugged bio into the batch, or into a request that it touches.
-    #[inline]
+    #[inline(always)] // for each bio, with what its caller knows of it
     pub(super) fn enter(&mut self, id: Ident, op: Op, now: Nanos) {
         if self.merge(id, op) {
             return;
@@ -246,6 +250,7 @@ impl Domain {
     ///
     /// # Errors
     /// [`Stale`]: nothing changed.
+    #[inline]
     pub fn complete(
         &mut self,
         id: HctxId,
@@ -317,7 +322,9 @@ impl Domain {
 
     /// Something of the domain has completed: there may be room again (D6).
     fn unblock(&mut self) {
-        self.lanes.iter_mut().for_each(|lane| lane.blocked = false);
+        if std::mem::take(&mut self.any_blocked) {
+            self.lanes.iter_mut().for_each(|lane| lane.blocked = false);
+        }
     }
 
     fn with_kernel(&self, id: Ident, generation: u16) -> Result<State, Stale> {
@@ -327,6 +334,7 @@ impl Domain {
 
     /// The request that the kernel works on under this key; `None` when the key is stale.
     #[must_use]
+    #[inline]
     pub fn in_flight(&self, id: HctxId, tag: Tag, generation: u16) -> Option<Request> {
         let ident = Ident { hctx: id, tag };
         let state = self.with_kernel(ident, generation).ok()?;
@@ -341,6 +349,7 @@ impl Domain {
     /// # Panics
     /// When there is no such hctx or tag.
     #[must_use]
+    #[inline]
     pub fn bios(&self, id: HctxId, tag: Tag) -> Bios<'_> {
         self.table.get(id).tags.bios(tag)
     }
@@ -357,6 +366,7 @@ impl Domain {
     ///
     /// # Panics
     /// When there is no such hctx.
+    #[inline]
     pub fn take_done(&mut self, id: HctxId) -> Option<(Tag, Status)> {
         let taken = self.table.get_mut(id).take_done()?;
         self.watch.ended();
@@ -368,6 +378,7 @@ impl Domain {
     ///
     /// # Panics
     /// When there is no such hctx or tag; in debug builds, when the tag was not taken.
+    #[inline]
     pub fn release(&mut self, id: HctxId, tag: Tag) {
         self.table.get_mut(id).tags.set(tag, State::Free);
     }
@@ -449,6 +460,7 @@ impl Domain {
     /// # Panics
     /// When there is no such hctx.
     #[must_use]
+    #[inline]
     pub fn claimed(&self, id: HctxId) -> u16 {
         self.table.get(id).claimed()
     }

@@ -118,6 +118,12 @@ impl Hctx {
 
     /// The bio has its answer: it joins the list of what is done.
     pub(super) fn finish(&mut self, tag: Tag, status: Status, now: Nanos) {
+        self.finish_here(tag, status, now);
+    }
+
+    /// The same where every bio passes.
+    #[inline(always)]
+    pub(super) fn finish_here(&mut self, tag: Tag, status: Status, now: Nanos) {
         let slot = self.tags.slot_mut(tag);
         slot.status = status;
         let (op, arrival, join) = (slot.op, slot.arrival, slot.join);
@@ -139,12 +145,14 @@ impl Hctx {
         self.tags.push_back(&mut self.done, tag);
     }
 
+    #[inline]
     fn queue_done(&mut self, tag: Tag) {
         self.tags.set(tag, State::Done);
         self.tags.push_back(&mut self.done, tag);
     }
 
     /// The next finished bio; its tag stays claimed.
+    #[inline]
     pub(super) fn take_done(&mut self) -> Option<(Tag, Status)> {
         let tag = self.tags.pop_front(&mut self.done)?;
         self.tags.set(tag, State::Taken);
@@ -226,6 +234,7 @@ impl Table {
     }
 
     /// The hctx with this id, if there is one.
+    #[inline]
     pub(super) fn find(&self, id: HctxId) -> Option<&Hctx> {
         self.slots.get(id.index())?.as_ref()
     }
@@ -234,6 +243,7 @@ impl Table {
     ///
     /// # Panics
     /// When there is none: ids come from [`add`](Table::add) and end with removal.
+    #[inline]
     pub(super) fn get(&self, id: HctxId) -> &Hctx {
         self.find(id).expect("the hctx is in the table")
     }
@@ -242,6 +252,7 @@ impl Table {
     ///
     /// # Panics
     /// As [`get`](Table::get).
+    #[inline]
     pub(super) fn get_mut(&mut self, id: HctxId) -> &mut Hctx {
         self.slots.get_mut(id.index()).and_then(Option::as_mut).expect("the hctx is in the table")
     }

@@ -35,6 +35,7 @@ impl Domain {
     }
 
     /// Whether a disk may have another one in flight, as far as shares go.
+    #[inline]
     pub(super) fn may_issue(&mut self, lane: LaneId, now: Nanos) -> bool {
         if self.share_of == 0 {
             return true;
@@ -44,6 +45,7 @@ impl Domain {
     }
 
     /// A disk has one more in flight.
+    #[inline]
     pub(super) fn issued_for(&mut self, lane: LaneId, now: Nanos) {
         self.shares.take(lane);
         if self.share_of != 0 {
@@ -55,6 +57,7 @@ impl Domain {
     }
 
     /// One of a disk's has come back from the kernel: its credit goes back.
+    #[inline]
     pub(super) fn came_back(&mut self, lane: LaneId, now: Nanos) {
         self.credits.give_back(self.thread);
         self.shares.give_back(lane, now);

@@ -360,8 +360,10 @@ impl TagSet {
     pub(super) fn set(&mut self, tag: Tag, to: State) {
         let from = std::mem::replace(&mut self.slots[tag.index()].state, to);
         debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
-        self.counts[from as usize] -= 1;
-        self.counts[to as usize] += 1;
+        // T6: the slot was counted in `from`, and all counts together are the depth, 16 bits.
+        let [from, to] = [from as usize, to as usize];
+        self.counts[from] = self.counts[from].wrapping_sub(1);
+        self.counts[to] = self.counts[to].wrapping_add(1);
     }
 
     /// No request counts as the scheduler's any more: it is going to be replaced.

@@ -40,7 +40,8 @@ impl SectorRange {
     /// First sector after the run.
     #[must_use]
     pub const fn end(self) -> Sector {
-        Sector(self.start.0 + self.sectors)
+        // new() has seen that it does not wrap.
+        Sector(self.start.0.wrapping_add(self.sectors))
     }
 
     /// Length in sectors.
@@ -52,19 +53,26 @@ impl SectorRange {
     /// Where the run starts in the image, in bytes.
     #[must_use]
     pub const fn byte_offset(self) -> u64 {
-        self.start.0 * SECTOR_SIZE
+        self.start.0.wrapping_mul(SECTOR_SIZE) // new() has seen that it fits
     }
 
     /// Length in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
-        self.sectors * SECTOR_SIZE
+        self.sectors.wrapping_mul(SECTOR_SIZE) // new() has seen that it fits
     }
 
     /// Whether the run covers no sector at all.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.sectors == 0
+    }
+
+    /// Whether one of the two ends where the other starts.
+    #[must_use]
+    #[inline]
+    pub const fn touches(self, other: SectorRange) -> bool {
+        self.end().0 == other.start.0 || other.end().0 == self.start.0
     }
 
     /// Whether start and length are multiples of `block` bytes (a power of two, at least 512).
@@ -89,6 +97,13 @@ mod tests {
         assert_eq!(SectorRange::new(Sector(1 << 55), 1, u64::MAX), None);
         let whole = SectorRange::new(Sector(0), 8, 8).expect("the whole disk is a range");
         assert_eq!((whole.byte_offset(), whole.bytes()), (0, 4096));
+    }
+
+    #[test]
+    fn who_touches_whom() {
+        let r = |s, n| SectorRange::new(Sector(s), n, 1 << 20).expect("inside");
+        assert!(r(8, 8).touches(r(16, 1)) && r(16, 1).touches(r(8, 8)));
+        assert!(!r(8, 8).touches(r(17, 1)) && !r(8, 8).touches(r(12, 2)));
     }
 
     #[test]

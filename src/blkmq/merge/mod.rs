@@ -296,9 +296,11 @@ impl Hctx {
     /// The newest of a list that fits, among those that are still in `state`.
     fn scan(&self, list: &Newest, state: State, tag: Tag) -> Option<(Tag, Side)> {
         let new = self.tags.slot(tag);
+        let range = new.op.range()?;
         list.iter().find_map(|held| {
             let slot = self.tags.slot(held);
-            if slot.state() != state || held == tag {
+            // Where nothing merges, this is how all looks end.
+            if slot.state() != state || held == tag || !slot.op.range()?.touches(range) {
                 return None;
             }
             Some((held, self.merging.fits(slot, new)?))

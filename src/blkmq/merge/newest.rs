@@ -24,7 +24,7 @@ impl Newest {
 
     pub(super) fn push(&mut self, tag: Tag) {
         self.tags[self.at] = Link::to(tag);
-        self.at = (self.at + 1) % NEWEST;
+        self.at = self.at.wrapping_add(1) % NEWEST;
     }
 
     /// Newest first.

@@ -51,7 +51,7 @@ impl Run {
             self.end(sizes);
             self.at = now;
         }
-        self.size += 1;
+        self.size = self.size.wrapping_add(1);
     }
 
     #[inline(never)] // once a batch
@@ -113,9 +113,11 @@ impl Recorder {
         if self.live == 0 {
             self.busy(now);
         }
-        self.live(self.live + side(op));
+        // A queue has at most 2^15 heads: neither half overflows.
+        self.live(self.live.wrapping_add(side(op)));
     }
 
+    #[inline]
     fn live(&mut self, live: u64) {
         self.live = live;
         self.to.live.set(live);
@@ -183,7 +185,8 @@ impl Recorder {
                 }
             }
         }
-        self.live(self.live - side(op));
+        debug_assert!(self.live >= side(op), "what ends has begun");
+        self.live(self.live.wrapping_sub(side(op)));
         if self.live == 0 {
             self.idle(now);
         }
