@@ -89,7 +89,7 @@ impl Image {
     /// How our own program is told of it.
     fn ours(&self) -> String {
         match self.place {
-            Place::Null => format!("null:{}", self.size),
+            Place::Null => format!("null:{},read-zeroes=off", self.size),
             _ => self.path.display().to_string(),
         }
     }
@@ -347,7 +347,10 @@ mod tests {
         let ours = Kind::Ours { program: PathBuf::from("/p"), options: vec!["--x".to_owned()] };
         let (null, ram) = (image(Place::Null), image(Place::Tmpfs));
         let shown = words(&ours, &null);
-        assert_eq!(shown, ["/p", "--socket-path=/s", "--blk-file=null:1048576", "--x"]);
+        assert_eq!(
+            shown,
+            ["/p", "--socket-path=/s", "--blk-file=null:1048576,read-zeroes=off", "--x"]
+        );
         let shown = words(&ours, &ram);
         assert_eq!(shown[1..], ["--socket-path=/s", "--blk-file=/a,b", "--share-rw", "--x"]);
         let shown = words(&Kind::Qsd, &null).join(" ");

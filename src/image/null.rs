@@ -1,4 +1,7 @@
 //! The null image: reads zeroes, drops writes. For measuring everything but storage.
+//!
+//! As QEMU's `null-co` it can be told not to write the zeroes (`read-zeroes=off`): then a read leaves
+//! the guest's buffer as it is, and not even that is measured.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,6 +9,7 @@ use std::io;
 use super::options::{OpenError, OpenOptions, check_blocks, parse_size};
 use super::{Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
 use crate::block::{Errno, Outcome, SECTOR_SIZE};
+use crate::sys::guest::GuestBuf;
 use crate::sys::uring::Ring;
 
 /// How many finished operations wait to be collected before the channel is busy.
@@ -16,15 +20,24 @@ pub const DEPTH: usize = 1024;
 pub struct NullImage {
     geometry: Geometry,
     read_only: bool,
+    read_zeroes: bool,
 }
 
 impl NullImage {
-    /// A null image of `size` (the part of the specification after `null:`).
+    /// A null image as in `10G` or `10G,read-zeroes=off` (the part of the specification after
+    /// `null:`).
     ///
     /// # Errors
     /// [`OpenError::NullSize`], or [`OpenError::BlockSize`].
-    pub fn open(size: &str, options: &OpenOptions) -> Result<NullImage, OpenError> {
-        let bytes = parse_size(size).ok_or_else(|| OpenError::NullSize(size.to_string()))?;
+    pub fn open(spec: &str, options: &OpenOptions) -> Result<NullImage, OpenError> {
+        let (size, read_zeroes) = match spec.split_once(',') {
+            None => (Some(spec), true),
+            Some((size, "read-zeroes=on")) => (Some(size), true),
+            Some((size, "read-zeroes=off")) => (Some(size), false),
+            Some(_) => (None, true),
+        };
+        let bytes =
+            size.and_then(parse_size).ok_or_else(|| OpenError::NullSize(spec.to_string()))?;
         check_blocks(options)?;
         let logical = options.logical_block.unwrap_or(512);
         let geometry = Geometry {
@@ -33,7 +46,7 @@ impl NullImage {
             physical_block: options.physical_block.unwrap_or(logical),
             discard_granularity: logical,
         };
-        Ok(NullImage { geometry, read_only: options.read_only })
+        Ok(NullImage { geometry, read_only: options.read_only, read_zeroes })
     }
 }
 
@@ -52,7 +65,8 @@ impl Image for NullImage {
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {
         let done = VecDeque::with_capacity(DEPTH);
-        Ok(Box::new(NullChannel { done, read_only: self.read_only }))
+        let NullImage { read_only, read_zeroes, .. } = *self;
+        Ok(Box::new(NullChannel { done, read_only, read_zeroes }))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -63,6 +77,7 @@ impl Image for NullImage {
 struct NullChannel {
     done: VecDeque<IoDone>,
     read_only: bool,
+    read_zeroes: bool,
 }
 
 impl Channel for NullChannel {
@@ -72,8 +87,8 @@ impl Channel for NullChannel {
         }
         let outcome = match io.verb {
             Verb::Read { .. } => {
-                for buf in io.bufs {
-                    buf.zero();
+                if self.read_zeroes {
+                    io.bufs.iter().for_each(GuestBuf::zero);
                 }
                 Outcome::Done
             }
@@ -126,6 +141,10 @@ mod tests {
         assert_eq!(image.geometry(), expected);
         let plain = NullImage::open("1T", &OpenOptions::default()).expect("a size").geometry();
         assert_eq!((plain.capacity, plain.logical_block), (1 << 31, 512));
+        for bad in ["1G,", "1G,read-zeroes", "1G,read-zeroes=off,x", ",read-zeroes=off"] {
+            let e = NullImage::open(bad, &OpenOptions::default()).expect_err("no such thing");
+            assert!(e.to_string().contains(bad), "{e}");
+        }
         let e = NullImage::open("lots", &OpenOptions::default()).expect_err("no number");
         assert!(e.to_string().contains("use null:10G"), "{e}");
     }
@@ -177,5 +196,22 @@ mod tests {
         channel.submit(&mut ring, &io(Verb::Write { offset: 0, dsync: false })).expect("room");
         let last = std::iter::from_fn(|| channel.poll_done()).last().expect("they are there");
         assert_eq!(last.outcome, Outcome::Failed(Errno(libc::EROFS)), "it is read-only");
+    }
+
+    #[test]
+    fn zeroes_that_nobody_wants_are_not_written() {
+        for (spec, expected) in [("1G", 0), ("1G,read-zeroes=on", 0), ("1G,read-zeroes=off", 7)] {
+            let image = NullImage::open(spec, &OpenOptions::default()).expect("a size");
+            let mut ring = Ring::new(8).expect("io_uring");
+            let mut channel = image.open_channel(&mut ring, 0).expect("a channel");
+            let pool = BouncePool::new(1, 1024, 512).expect("memory");
+            let b = pool.buf(0);
+            b.copy_from(&[7; 1024]);
+            let io = Io { key: key(1), verb: Verb::Read { offset: 0 }, bufs: &[b], bytes: 1024 };
+            assert_eq!(channel.submit(&mut ring, &io), Ok(()));
+            let mut got = [9; 1024];
+            b.copy_to(&mut got);
+            assert_eq!(got, [expected; 1024], "{spec}");
+        }
     }
 }

@@ -183,7 +183,10 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The size of a null image is missing or no number.
-    #[error("null:{0}: the size of a null image is a number with K, M, G or T: use null:10G")]
+    #[error(
+        "null:{0}: the size of a null image is a number with K, M, G or T: use null:10G, or \
+             null:10G,read-zeroes=off"
+    )]
     NullSize(String),
     /// Something else that the kernel refused.
     #[error("{path}: cannot {doing}: {source}")]
