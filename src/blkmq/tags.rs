@@ -360,6 +360,8 @@ impl TagSet {
     pub(super) fn set(&mut self, tag: Tag, to: State) {
         let from = std::mem::replace(&mut self.slots[tag.index()].state, to);
         debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
+        #[cfg(test)]
+        super::tests::grammar::moved(self.slots.as_ptr().addr(), tag.0, from, to);
         // T6: the slot was counted in `from`, and all counts together are the depth, 16 bits.
         let [from, to] = [from as usize, to as usize];
         self.counts[from] = self.counts[from].wrapping_sub(1);

@@ -2,6 +2,7 @@
 //! seeded world of `testkit::core_sim` and on small hand-made scenes.
 
 mod flush;
+pub(super) mod grammar;
 mod interference;
 mod invariants;
 mod kth;
