@@ -80,7 +80,7 @@ pub(crate) struct Args {
     /// The back-end's (else the last one)
     #[arg(long, value_delimiter = ',', value_name = "CPUS")]
     pub(crate) backend_cpus: Vec<usize>,
-    /// The client polls its rings and never sleeps
+    /// The client polls its rings and never sleeps (without raw: libblkio cannot do that)
     #[arg(long)]
     pub(crate) poll: bool,
     /// Write all figures of all rounds to this file
@@ -199,7 +199,8 @@ impl Args {
                 .ok_or_else(|| format!("--peer {peer}: give NAME=COMMAND"))?;
             all.push((name.to_owned(), Kind::Peer(command.to_owned())));
         }
-        all.extend(wanted("raw").then(|| ("raw".to_owned(), Kind::Raw)));
+        // libblkio's io_uring driver dies when it is asked again and again for nothing.
+        all.extend((wanted("raw") && !self.poll).then(|| ("raw".to_owned(), Kind::Raw)));
         let Seats { client, backend } = seats;
         let contender = |(name, kind)| {
             let (client, backend) = (client.clone(), backend.clone());
@@ -256,6 +257,7 @@ mod tests {
         };
         assert_eq!(names(""), ["ours", "qsd", "raw"]);
         assert_eq!(names("--without qsd,raw"), ["ours"]);
+        assert_eq!(names("--poll --pattern randread"), ["ours", "qsd"]);
         let words = "--ours base=/a --ours tree=/b --peer spdk=x=y --without qsd";
         assert_eq!(names(words), ["base", "tree", "spdk", "raw"]);
     }

@@ -66,8 +66,8 @@ pub(crate) struct Counted {
 pub(crate) struct Client {
     // Queues before the device, as libblkio wants them dropped.
     queues: Vec<Blkioq>,
-    // Before the region that lies in it.
-    device: Blkio,
+    // Before the region that lies in it. `None` when a thread is left in it for good.
+    device: Option<Blkio>,
     region: MemoryRegion,
 }
 
@@ -108,12 +108,13 @@ impl Client {
         device.map_mem_region(&region).map_err(text)?;
         fill(Path::new(&format!("/proc/self/fd/{}", region.fd)), arena as u64)?;
         let queues = outcome.queues.into_iter().chain(outcome.poll_queues).collect();
-        Ok(Client { queues, device, region })
+        Ok(Client { queues, device: Some(device), region })
     }
 
     /// Bytes of the disk.
     pub(crate) fn capacity(&self) -> Result<u64, String> {
-        self.device.get_u64("capacity").map_err(|error| error.to_string())
+        let device = self.device.as_ref().ok_or("the connection is of no use any more")?;
+        device.get_u64("capacity").map_err(|error| error.to_string())
     }
 
     /// Queues that it has.
@@ -151,9 +152,11 @@ impl Client {
         let mut all: Option<Counted> = None;
         for thread in threads {
             let left = end.saturating_duration_since(Instant::now());
-            let (queue, counted) = thread
-                .recv_timeout(left)
-                .map_err(|_| format!("requests are not answered within {SILENCE:?}"))?;
+            let Ok((queue, counted)) = thread.recv_timeout(left) else {
+                // The thread looks at the rings for ever: they have to stay mapped.
+                std::mem::forget(self.device.take());
+                return Err(format!("requests are not answered within {SILENCE:?}"));
+            };
             self.queues.push(queue);
             let counted = counted?;
             match &mut all {
