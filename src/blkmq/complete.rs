@@ -11,7 +11,7 @@
 use super::Ident;
 use super::domain::Domain;
 use super::merge::{Join, Rest};
-use super::tags::{Link, State, TagList};
+use super::tags::{Durable, Link, State, TagList};
 use crate::block::{Nanos, SECTOR_SIZE, SectorRange, Status};
 
 /// The sectors that so many bytes fill.
@@ -25,7 +25,7 @@ impl Domain {
     pub(super) fn request_done(&mut self, id: Ident, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
         let slot = hctx.tags.slot_mut(id.tag);
-        if slot.bios != 1 || slot.flush_after || slot.scheduled {
+        if slot.bios != 1 || slot.durable == Durable::FlushAfter || slot.scheduled {
             return self.request_done_in_parts(id, now);
         }
         // A bio that travelled alone, and straight to the image: nearly all where nothing merges.
@@ -48,12 +48,12 @@ impl Domain {
         let slot = hctx.tags.slot(id.tag);
         let all = slot.op.range().map_or(0, SectorRange::sectors);
         hctx.stats.moved(slot.op, all.saturating_sub(whole_sectors(slot.done)));
-        let issued = hctx.tags.issue(id.tag).at;
+        let issued = slot.issued;
         let mut next = Some(hctx.tags.dissolve(id.tag).first);
         while let Some(tag) = next {
             let tags = &mut self.table.get_mut(id.hctx).tags;
             next = tags.unlink(tag);
-            tags.issued_with(tag, issued);
+            tags.slot_mut(tag).issued = issued;
             self.bio_done(Ident { tag, ..id }, Status::Ok, now);
         }
     }
@@ -112,7 +112,7 @@ impl Domain {
     /// Answers the bios that lie wholly in the first `done` bytes; the others are left over.
     fn answer_first(&mut self, id: Ident, mut done: u32, now: Nanos) {
         let tags = &mut self.table.get_mut(id.hctx).tags;
-        let issued = tags.issue(id.tag).at;
+        let issued = tags.slot(id.tag).issued;
         let parts = tags.dissolve(id.tag);
         let (mut tag, mut bios, mut counted) = (parts.first, parts.bios, false);
         loop {
@@ -122,7 +122,7 @@ impl Domain {
                 break;
             };
             let Some(next) = tags.unlink(tag) else { break };
-            tags.issued_with(tag, issued);
+            tags.slot_mut(tag).issued = issued;
             counted |= tags.slot(tag).join != Join::Joined;
             self.bio_done(Ident { tag, ..id }, Status::Ok, now);
             (tag, bios, done) = (next, bios - 1, beyond);
@@ -159,7 +159,7 @@ impl Domain {
     /// A bio has its answer, or waits for its flush (F5).
     fn bio_done(&mut self, id: Ident, status: Status, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
-        if hctx.tags.slot(id.tag).flush_after && status == Status::Ok {
+        if hctx.tags.slot(id.tag).durable == Durable::FlushAfter && status == Status::Ok {
             hctx.tags.set(id.tag, State::FlushWait);
             let lane = hctx.lane.index();
             self.lanes[lane].flush.join(&mut self.table, id, now);

@@ -24,7 +24,7 @@ use super::merge::{MergeConfig, is_grown};
 use super::plug::Plug;
 use super::sched::Scheduler;
 use super::stats::{QueueStats, Stats};
-use super::tags::{State, TagBusy};
+use super::tags::{Durable, State, TagBusy};
 use super::watch::Watch;
 use super::{Bios, Ident, Request};
 use crate::block::{Bio, HctxId, LaneId, Nanos, Op, Outcome, SectorRange, Status, Tag};
@@ -179,48 +179,56 @@ impl Domain {
     /// When there is no such hctx.
     #[inline]
     pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
+        let Some(range) = bio.op.range() else { return self.submit_flush(id, &bio, now) };
         let hctx = self.table.get_mut(id);
-        let ident = Ident { hctx: id, tag: bio.tag };
-        if bio.op == Op::Flush {
-            hctx.tags.claim(&bio, now, State::FlushWait)?;
-            self.watch.begun(now);
-            hctx.stats.submitted(bio.op, now);
-            hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);
-            // What the guest sent before the flush stays before it (M3).
-            let lane = hctx.lane.index();
-            self.stage_plug(now);
-            self.lanes[lane].flush.join(&mut self.table, ident, now);
-            return Ok(());
-        }
-        hctx.tags.claim(&bio, now, State::Plugged)?;
-        if bio.fua && bio.op.is_write() {
-            let alone = self.lanes[hctx.lane.index()].dsync && matches!(bio.op, Op::Write(_));
-            if !alone {
-                hctx.tags.slot_mut(bio.tag).flush_after();
-            }
-        }
+        let lane = &self.lanes[hctx.lane.index()];
+        let durable = match bio.op {
+            Op::Write(_) if bio.fua && lane.dsync => Durable::Itself,
+            op if bio.fua && op.is_write() => Durable::FlushAfter,
+            _ => Durable::No,
+        };
+        hctx.tags.claim(&bio, durable, now, State::Plugged)?;
         self.watch.begun(now);
         hctx.stats.submitted(bio.op, now);
-        if !self.park(ident, bio.op, now) {
-            self.enter(ident, bio.op, now);
+        let ident = Ident { hctx: id, tag: bio.tag };
+        if lane.keeper.is_open(&lane.limits) || !self.park(ident, bio.op, now) {
+            self.enter(ident, bio.op, range, now);
         }
+        Ok(())
+    }
+
+    fn submit_flush(&mut self, id: HctxId, bio: &Bio, now: Nanos) -> Result<(), TagBusy> {
+        let hctx = self.table.get_mut(id);
+        hctx.tags.claim(bio, Durable::No, now, State::FlushWait)?;
+        self.watch.begun(now);
+        hctx.stats.submitted(bio.op, now);
+        hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);
+        // What the guest sent before the flush stays before it (M3).
+        let lane = hctx.lane.index();
+        self.stage_plug(now);
+        let ident = Ident { hctx: id, tag: bio.tag };
+        self.lanes[lane].flush.join(&mut self.table, ident, now);
         Ok(())
     }
 
     /// Puts a plugged bio into the batch, or into a request that it touches.
     #[inline(always)] // for each bio, with what its caller knows of it
-    pub(super) fn enter(&mut self, id: Ident, op: Op, now: Nanos) {
-        if self.merge(id, op) {
-            return;
+    pub(super) fn enter(&mut self, id: Ident, op: Op, range: SectorRange, now: Nanos) {
+        let hctx = self.table.get_mut(id.hctx);
+        let mut grown = false;
+        if !hctx.merging.is_off() {
+            if let Some(look) = hctx.look(id.tag, op, range)
+                && self.merge_with(id, look)
+            {
+                return;
+            }
+            self.table.get_mut(id.hctx).merging.plugged(id.tag, op, range);
+            grown = is_grown(range);
         }
-        let merging = &mut self.table.get_mut(id.hctx).merging;
-        merging.plugged(id.tag, op);
-        let grown = is_grown(op) && !merging.is_off();
         if self.plug.is_full(id) {
             self.stage_plug(now);
         }
-        self.plug.push(id);
-        self.plug.set_grown(grown);
+        self.plug.push(id, grown);
     }
 
     /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped
@@ -234,7 +242,7 @@ impl Domain {
     pub fn reject(&mut self, id: HctxId, tag: Tag, status: Status) -> Result<(), TagBusy> {
         let hctx = self.table.get_mut(id);
         let bio = Bio::new(tag, Op::Flush);
-        hctx.tags.claim(&bio, Nanos(0), State::Done)?;
+        hctx.tags.claim(&bio, Durable::No, Nanos(0), State::Done)?;
         self.watch.begun(Nanos(0));
         hctx.answer(tag, status);
         Ok(())

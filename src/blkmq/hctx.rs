@@ -111,9 +111,7 @@ impl Hctx {
 
     /// What the scheduler is told of a request.
     pub(super) fn item(&self, id: Ident) -> Item {
-        let slot = self.tags.slot(id.tag);
-        let issued = self.tags.issue(id.tag).at.unwrap_or_default();
-        slot.item(id, self.lane, issued)
+        self.tags.slot(id.tag).item(id, self.lane)
     }
 
     /// The bio has its answer: it joins the list of what is done.
@@ -127,13 +125,13 @@ impl Hctx {
         let slot = self.tags.slot_mut(tag);
         slot.status = status;
         let (op, arrival, join) = (slot.op, slot.arrival, slot.join);
-        let issue = self.tags.issue(tag);
+        let issued = slot.issued_at().unwrap_or(arrival);
         let role = match join {
-            Join::May | Join::Never => Role::Head { bios: issue.bios },
+            Join::May | Join::Never => Role::Head { bios: 1 },
+            Join::Led => Role::Head { bios: self.tags.runs[tag.index()].led },
             Join::Joined => Role::Member,
             Join::Piece => Role::Piece,
         };
-        let issued = issue.at.unwrap_or(arrival);
         self.stats.ended(&Ended { op, status, arrival, issued, role }, now);
         self.queue_done(tag);
     }

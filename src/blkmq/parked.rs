@@ -16,6 +16,7 @@ use crate::block::{HctxId, Nanos, Op};
 
 impl Domain {
     /// Holds a plugged bio back (W1); `false` when it may go on.
+    #[inline(never)] // where there are no limits, nobody comes here
     pub(super) fn park(&mut self, id: Ident, op: Op, now: Nanos) -> bool {
         let hctx = self.table.get_mut(id.hctx);
         let lane = &mut self.lanes[hctx.lane.index()];
@@ -51,7 +52,8 @@ impl Domain {
         let Some(tag) = hctx.tags.pop_front(list) else { return };
         hctx.tags.set(tag, State::Plugged);
         let op = hctx.tags.slot(tag).op;
-        self.enter(Ident { hctx: id, tag }, op, now);
+        let Some(range) = op.range() else { return }; // what has none does not wait here
+        self.enter(Ident { hctx: id, tag }, op, range, now);
     }
 
     /// Lets everything go that waits on a hctx for a limit (W3): its owner wants it idle and submits

@@ -51,10 +51,13 @@ impl Plug {
         self.grown = grown;
     }
 
-    /// Appends a bio; the caller has looked at [`is_full`](Plug::is_full).
-    pub(super) fn push(&mut self, id: Ident) {
+    /// Appends a bio; the caller has looked at [`is_full`](Plug::is_full). `grown`: as for
+    /// [`set_grown`](Plug::set_grown).
+    #[inline]
+    pub(super) fn push(&mut self, id: Ident, grown: bool) {
         self.entries[self.len] = id;
         self.several |= self.entries[0].hctx != id.hctx;
+        self.grown = grown;
         self.len += 1;
     }
 
@@ -107,13 +110,13 @@ mod tests {
         let mut plug = Plug::new();
         for n in 0..32 {
             assert!(!plug.is_full(id(0, n)));
-            plug.push(id(0, n));
+            plug.push(id(0, n), false);
         }
         assert!(plug.is_full(id(0, 32)));
         assert!(!plug.is_full(id(1, 0)), "a second queue widens the batch");
         for n in 0..32 {
             assert!(!plug.is_full(id(1, n)));
-            plug.push(id(1, n));
+            plug.push(id(1, n), false);
         }
         assert!(plug.is_full(id(0, 33)));
         assert_eq!((plug.get(0), plug.get(63)), (id(0, 0), id(1, 31)));
@@ -127,7 +130,7 @@ mod tests {
         let all = |plug: &Plug| (0..plug.len()).map(|i| plug.get(i).tag.0).collect::<Vec<_>>();
         let mut plug = Plug::new();
         assert_eq!(plug.last(), None);
-        (0..5).for_each(|n| plug.push(id(0, n)));
+        (0..5).for_each(|n| plug.push(id(0, n), false));
         plug.absorb(id(0, 1), id(0, 3));
         assert_eq!(all(&plug), [0, 3, 2, 4]);
         plug.absorb(id(0, 4), id(0, 0));
@@ -141,8 +144,7 @@ mod tests {
     #[test]
     fn behind_a_long_one_the_next_must_wait() {
         let mut plug = Plug::new();
-        plug.push(id(0, 0));
-        plug.set_grown(true);
+        plug.push(id(0, 0), true);
         assert!(plug.is_full(id(0, 1)) && plug.is_full(id(1, 1)));
         plug.clear();
         assert!(!plug.is_full(id(0, 1)), "it has gone");
@@ -151,10 +153,10 @@ mod tests {
     #[test]
     fn after_a_mixed_batch_the_narrow_limit_holds_again() {
         let mut plug = Plug::new();
-        plug.push(id(0, 0));
-        plug.push(id(1, 0));
+        plug.push(id(0, 0), false);
+        plug.push(id(1, 0), false);
         plug.clear();
-        (0..32).for_each(|n| plug.push(id(1, n)));
+        (0..32).for_each(|n| plug.push(id(1, n), false));
         assert!(plug.is_full(id(1, 32)));
     }
 }

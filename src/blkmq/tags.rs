@@ -135,8 +135,8 @@ pub(super) struct Slot {
     pub(super) op: Op,
     /// When the bio was submitted, or the oldest that it leads.
     pub(super) arrival: Nanos,
-    /// The count of completed writes that a sync has to cover; meaningful in `FlushWait`.
-    pub(super) need: u64,
+    /// When its data was issued the last time; [`NEVER`] before the first.
+    pub(super) issued: Nanos,
     /// Claims of this slot so far, modulo 2^16.
     pub(super) generation: u16,
     next: Link,
@@ -154,10 +154,8 @@ pub(super) struct Slot {
     state: State,
     /// Whether it may be joined with others.
     pub(super) join: Join,
-    /// The kernel's completion must mean durable.
-    pub(super) fua: bool,
-    /// A flush has to follow before the bio is answered (F5).
-    pub(super) flush_after: bool,
+    /// How it becomes durable.
+    pub(super) durable: Durable,
     /// Priority class.
     pub(super) class: Class,
     /// Times in a row that the kernel answered "again" without progress.
@@ -166,6 +164,22 @@ pub(super) struct Slot {
     pub(super) status: Status,
     /// The scheduler has seen it and must be told of its end.
     pub(super) scheduled: bool,
+    /// The watchdog has reported it (W2).
+    pub(super) reported: bool,
+}
+
+/// The time of issue of what was not issued.
+const NEVER: Nanos = Nanos(u64::MAX);
+
+/// How a bio becomes durable that has to be when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// It need not.
+    No,
+    /// The kernel's completion must mean durable.
+    Itself,
+    /// A flush has to follow before the bio is answered (F5).
+    FlushAfter,
 }
 
 impl Slot {
@@ -179,20 +193,23 @@ impl Slot {
         matches!(self.op, Op::Read(_) | Op::Write(_))
     }
 
-    /// Durability is a flush's work, not the request's own.
-    pub(super) fn flush_after(&mut self) {
-        (self.fua, self.flush_after) = (false, true);
+    /// When its data was issued the last time, if it was.
+    pub(super) fn issued_at(&self) -> Option<Nanos> {
+        (self.issued != NEVER).then_some(self.issued)
     }
 
     /// The request that works on the bio's data.
+    #[inline]
     pub(super) fn request(&self, Ident { hctx, tag }: Ident) -> Request {
-        let Slot { generation, op, fua, done, .. } = *self;
+        let Slot { generation, op, done, .. } = *self;
+        let fua = self.durable == Durable::Itself;
         Request { hctx, tag, generation, op, fua, done }
     }
 
     /// What the scheduler is told of the bio.
-    pub(super) fn item(&self, id: Ident, lane: LaneId, issued: Nanos) -> Item {
+    pub(super) fn item(&self, id: Ident, lane: LaneId) -> Item {
         let Slot { op, class, arrival, .. } = *self;
+        let issued = self.issued_at().unwrap_or_default();
         Item { id, lane, op, class, arrival, issued }
     }
 
@@ -203,28 +220,16 @@ impl Slot {
     }
 }
 
-/// What a slot has no room for: when its data was issued, and what depends on that.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Issued {
-    /// The last time; `None` before the first.
-    pub(super) at: Option<Nanos>,
-    /// Bios of the request that it led the first time; 1 before.
-    pub(super) bios: u16,
-    /// The watchdog has reported the bio (W2).
-    pub(super) reported: bool,
-}
-
-impl Issued {
-    const NEVER: Issued = Issued { at: None, bios: 1, reported: false };
-}
+const _: () = assert!(size_of::<Slot>() == 64, "a slot is a cache line");
 
 /// The slots of one hctx.
 #[derive(Debug)]
 pub(super) struct TagSet {
     slots: Box<[Slot]>,
-    /// What the slots of leaders have no room for; read only where `bios` is more than 1.
+    /// What the slots of leaders have no room for; read only of those who lead or led others.
     pub(super) runs: Box<[Run]>,
-    issues: Box<[Issued]>,
+    /// The count of completed writes that a sync has to cover; meaningful in `FlushWait`.
+    needs: Box<[u64]>,
     /// Flushes that the hctx has seen (M3).
     pub(super) epoch: u16,
     counts: [u16; STATES],
@@ -236,7 +241,7 @@ impl TagSet {
         let slot = Slot {
             op: Op::Flush,
             arrival: Nanos(0),
-            need: 0,
+            issued: NEVER,
             generation: 0,
             next: Link::NONE,
             chain: Link::NONE,
@@ -246,19 +251,19 @@ impl TagSet {
             done: 0,
             state: State::Free,
             join: Join::Never,
-            fua: false,
-            flush_after: false,
+            durable: Durable::No,
             class: Class::BestEffort,
             again: 0,
             status: Status::Ok,
             scheduled: false,
+            reported: false,
         };
         let mut counts = [0; STATES];
         counts[State::Free as usize] = depth;
         let slots = vec![slot; usize::from(depth)].into_boxed_slice();
         let runs = vec![Run::default(); usize::from(depth)].into_boxed_slice();
-        let issues = vec![Issued::NEVER; usize::from(depth)].into_boxed_slice();
-        TagSet { slots, runs, issues, epoch: 0, counts }
+        let needs = vec![0; usize::from(depth)].into_boxed_slice();
+        TagSet { slots, runs, needs, epoch: 0, counts }
     }
 
     /// How many slots are in `state` (T6).
@@ -268,15 +273,20 @@ impl TagSet {
     }
 
     /// Takes a free slot for `bio` (T2, T4).
-    #[inline]
-    pub(super) fn claim(&mut self, bio: &Bio, now: Nanos, to: State) -> Result<(), TagBusy> {
+    #[inline(always)] // what the caller knows of the bio is not stored to be loaded again
+    pub(super) fn claim(
+        &mut self,
+        bio: &Bio,
+        durable: Durable,
+        now: Nanos,
+        to: State,
+    ) -> Result<(), TagBusy> {
         let slot = self.slots.get_mut(bio.tag.index()).ok_or(TagBusy)?;
         if slot.state != State::Free {
             return Err(TagBusy);
         }
         slot.op = bio.op;
-        slot.fua = bio.fua && matches!(bio.op, Op::Write(_));
-        slot.flush_after = false;
+        slot.durable = durable;
         slot.class = bio.class;
         slot.chain = Link::NONE;
         slot.bios = 1;
@@ -285,11 +295,13 @@ impl TagSet {
         slot.done = 0;
         slot.join = if bio.alone { Join::Never } else { Join::May };
         slot.arrival = now;
+        slot.issued = NEVER;
         slot.generation = slot.generation.wrapping_add(1);
         slot.again = 0;
         slot.scheduled = false;
-        self.issues[bio.tag.index()] = Issued::NEVER;
-        self.set(bio.tag, to);
+        slot.reported = false;
+        slot.state = to;
+        self.moved(bio.tag, State::Free, to);
         Ok(())
     }
 
@@ -327,32 +339,28 @@ impl TagSet {
     /// The request that the tag leads goes to the kernel.
     #[inline]
     pub(super) fn issued(&mut self, tag: Tag, now: Nanos) {
-        self.set(tag, State::InFlight);
-        let bios = self.slot(tag).bios;
-        let issue = &mut self.issues[tag.index()];
-        if issue.at.is_none() {
-            issue.bios = bios;
+        let slot = &mut self.slots[tag.index()];
+        slot.issued = now;
+        if slot.bios > 1 && slot.join == Join::May {
+            slot.join = Join::Led;
+            self.runs[tag.index()].led = slot.bios;
         }
-        issue.at = Some(now);
+        self.set(tag, State::InFlight);
     }
 
-    /// When and how the tag's data was issued.
-    ///
-    /// # Panics
-    /// When the tag is not below the depth.
-    #[inline]
-    pub(super) fn issue(&self, tag: Tag) -> Issued {
-        self.issues[tag.index()]
+    /// The count of completed writes that a sync has to cover for a bio in `FlushWait`.
+    pub(super) fn need(&self, tag: Tag) -> u64 {
+        self.needs[tag.index()]
     }
 
-    /// The bio travelled with another one, and was issued at this time.
-    pub(super) fn issued_with(&mut self, tag: Tag, at: Option<Nanos>) {
-        self.issues[tag.index()].at = at;
+    /// The same, to be changed.
+    pub(super) fn set_need(&mut self, tag: Tag, need: u64) {
+        self.needs[tag.index()] = need;
     }
 
-    /// All tags, to look at and to mark as reported.
-    pub(super) fn iter_issues(&mut self) -> impl Iterator<Item = (Tag, &Slot, &mut Issued)> {
-        (0..).zip(self.slots.iter().zip(&mut self.issues)).map(|(i, (s, n))| (Tag(i), s, n))
+    /// All slots, to look at and to mark as reported.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Tag, &mut Slot)> {
+        (0..).zip(&mut self.slots).map(|(i, slot)| (Tag(i), slot))
     }
 
     /// Moves a tag along an edge of T3.
@@ -360,9 +368,16 @@ impl TagSet {
     pub(super) fn set(&mut self, tag: Tag, to: State) {
         let from = std::mem::replace(&mut self.slots[tag.index()].state, to);
         debug_assert!(from.leads_to(to), "{tag:?}: {from:?} does not lead to {to:?}");
+        self.moved(tag, from, to);
+    }
+
+    /// A slot went from one stage to another (T6). It was counted in `from`, and all counts together
+    /// are the depth, 16 bits.
+    #[inline(always)] // mostly the stages are known, and so is where they are counted
+    fn moved(&mut self, tag: Tag, from: State, to: State) {
         #[cfg(test)]
         super::tests::grammar::moved(self.slots.as_ptr().addr(), tag.0, from, to);
-        // T6: the slot was counted in `from`, and all counts together are the depth, 16 bits.
+        let _ = tag; // known to those who follow it
         let [from, to] = [from as usize, to as usize];
         self.counts[from] = self.counts[from].wrapping_sub(1);
         self.counts[to] = self.counts[to].wrapping_add(1);

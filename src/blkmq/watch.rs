@@ -16,7 +16,7 @@
 use std::fmt;
 
 use super::domain::Domain;
-use super::tags::{Issued, Slot, State};
+use super::tags::{Durable, Slot, State};
 use crate::block::{Class, HctxId, Nanos, Op, Tag};
 
 /// Time between two scans, in nanoseconds (W4).
@@ -171,10 +171,10 @@ impl Domain {
             if hctx.is_idle() {
                 continue;
             }
-            for (tag, slot, issue) in hctx.tags.iter_issues() {
-                let Some(found) = look(id, tag, slot, issue, now) else { continue };
-                if found.stage.is_watched() && found.age > limit && !issue.reported {
-                    issue.reported = true;
+            for (tag, slot) in hctx.tags.iter_mut() {
+                let Some(found) = look(id, tag, slot, now) else { continue };
+                if found.stage.is_watched() && found.age > limit && !slot.reported {
+                    slot.reported = true;
                     report(found);
                 }
             }
@@ -185,14 +185,12 @@ impl Domain {
     /// who asks. Costs the tags of the hctx; marks nothing.
     pub fn in_progress(&mut self, id: HctxId, now: Nanos, show: &mut impl FnMut(Overdue)) {
         let tags = &mut self.table.get_mut(id).tags;
-        tags.iter_issues()
-            .filter_map(|(tag, slot, issue)| look(id, tag, slot, issue, now))
-            .for_each(show);
+        tags.iter_mut().filter_map(|(tag, slot)| look(id, tag, slot, now)).for_each(show);
     }
 }
 
 /// What is known of a bio; `None` when the guest has the head.
-fn look(hctx: HctxId, tag: Tag, slot: &Slot, issue: &Issued, now: Nanos) -> Option<Overdue> {
+fn look(hctx: HctxId, tag: Tag, slot: &Slot, now: Nanos) -> Option<Overdue> {
     Some(Overdue {
         hctx,
         tag,
@@ -201,10 +199,10 @@ fn look(hctx: HctxId, tag: Tag, slot: &Slot, issue: &Issued, now: Nanos) -> Opti
         class: slot.class,
         bios: slot.bios,
         done: slot.done,
-        fua: slot.fua || slot.flush_after,
+        fua: slot.durable != Durable::No,
         stage: Stage::of(slot.state())?,
         age: now.since(slot.arrival),
-        since_issue: issue.at.map(|at| now.since(at)),
+        since_issue: slot.issued_at().map(|at| now.since(at)),
         again: slot.again,
     })
 }

@@ -75,7 +75,7 @@ impl FlushMachine {
             Arrival::Covered => hctx.finish(id.tag, Status::Ok, now),
             Arrival::Failed => hctx.finish(id.tag, Status::IoErr, now),
             Arrival::Wait(need) => {
-                hctx.tags.slot_mut(id.tag).need = need;
+                hctx.tags.set_need(id.tag, need);
                 hctx.tags.push_back(&mut hctx.flush_waiters, id.tag);
                 self.waiters += 1;
             }
@@ -102,7 +102,7 @@ impl FlushMachine {
         for hctx in table.iter_mut().filter(|hctx| hctx.lane == self.lane) {
             while let Some(tag) = hctx.flush_waiters.front() {
                 // Waiters arrived in order, and `sum` never falls: the first uncovered ends it.
-                if !failed && !self.gate.covers(hctx.tags.slot(tag).need) {
+                if !failed && !self.gate.covers(hctx.tags.need(tag)) {
                     break;
                 }
                 hctx.tags.pop_front(&mut hctx.flush_waiters);

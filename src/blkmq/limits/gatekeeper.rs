@@ -120,8 +120,16 @@ impl Gatekeeper {
     /// Whether nobody waits. Until [`next`](Gatekeeper::next) has answered `None` once, it may be
     /// `false` although the last one has gone.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         !self.rooms.iter().any(|room| room.occupied)
+    }
+
+    /// Whether every bio that arrives goes on, for nothing is limited and nobody waits.
+    #[must_use]
+    #[inline]
+    pub fn is_open(&self, limits: &Limits) -> bool {
+        limits.is_off() && self.is_empty()
     }
 
     /// A bio arrives. `true`: it has paid and goes on. `false`: its owner appends it to the list of
@@ -131,7 +139,7 @@ impl Gatekeeper {
     /// When the hctx is not below the number given to [`new`](Gatekeeper::new).
     #[must_use = "it may have to wait"]
     pub fn arrive(&mut self, limits: &Limits, hctx: HctxId, op: Op, now: Nanos) -> bool {
-        if limits.is_off() && self.is_empty() {
+        if self.is_open(limits) {
             return true;
         }
         let Some(direction) = Direction::of(op) else { return true };

@@ -119,6 +119,7 @@ impl Limits {
 
     /// Whether nothing is limited: one relaxed load.
     #[must_use]
+    #[inline]
     pub fn is_off(&self) -> bool {
         self.active.load(Ordering::Relaxed) == 0
     }

@@ -14,6 +14,8 @@ pub(in crate::blkmq) struct Run {
     own: SectorRange,
     first: Tag,
     last: Tag,
+    /// Bios of the request when it was first issued; of [`Join::Led`].
+    pub(in crate::blkmq) led: u16,
 }
 
 /// The bios of one request, in sector order.
@@ -149,13 +151,14 @@ impl TagSet {
             slot.op = slot.op.with_range(range.unwrap_or(own));
         }
         (slot.bios, slot.done) = (rest.bios, rest.done);
-        self.runs[rest.first.index()] = Run { own, first: rest.first, last: parts.last };
+        let run = &mut self.runs[rest.first.index()];
+        (run.own, run.first, run.last) = (own, rest.first, parts.last);
     }
 }
 
 impl Default for Run {
     fn default() -> Run {
-        Run { own: SectorRange::default(), first: Tag(0), last: Tag(0) }
+        Run { own: SectorRange::default(), first: Tag(0), last: Tag(0), led: 1 }
     }
 }
 

@@ -131,11 +131,22 @@ pub(super) enum Join {
     May,
     /// It travels alone (M1).
     Never,
+    /// Others have joined it, and it was issued with them.
+    Led,
     /// It was, as the guest of another one (M10).
     Joined,
     /// It was, but that one's request was taken apart or went without it: it is, or leads, a
     /// request of its own, and is never joined again.
     Piece,
+}
+
+/// Where a new bio is looked up (M7).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// The newest request of the same operation, when the bio touches it.
+    newest: Option<Tag>,
+    /// Everywhere, if not there.
+    full: bool,
 }
 
 /// On which side of a held request the other one touches it.
@@ -180,13 +191,10 @@ impl Merging {
     /// A bio that joined nobody is going into the batch. While the search rests, nobody scans the
     /// list of the newest of the batch, so it is not kept.
     #[inline]
-    pub(super) fn plugged(&mut self, tag: Tag, op: Op) {
-        let Some(range) = op.range() else { return };
-        if !self.is_off() {
-            self.newest[kind(op)] = Latest::of(tag, range);
-            if self.rest == 0 {
-                self.plugged.push(tag);
-            }
+    pub(super) fn plugged(&mut self, tag: Tag, op: Op, range: SectorRange) {
+        self.newest[kind(op)] = Latest::of(tag, range);
+        if self.rest == 0 {
+            self.plugged.push(tag);
         }
     }
 
@@ -242,7 +250,7 @@ impl Merging {
         let alike = held.join == Join::May
             && new.join == Join::May
             && held.class == new.class
-            && (held.fua, held.flush_after) == (new.fua, new.flush_after)
+            && held.durable == new.durable
             && held.epoch == new.epoch;
         let sectors = a.sectors().checked_add(b.sectors())?;
         let segments = held.segments.checked_add(new.segments)?;
@@ -276,7 +284,24 @@ fn same_operation(a: Op, b: Op) -> Option<(SectorRange, SectorRange)> {
 }
 
 impl Hctx {
+    /// Where a new bio, claimed and not yet in the batch, has to be looked up; `None` when there is
+    /// nobody that it could join.
+    #[inline]
+    pub(super) fn look(&mut self, tag: Tag, op: Op, range: SectorRange) -> Option<Look> {
+        // The bio itself counts as one of those that wait.
+        if self.waiting() < 2 || self.tags.slot(tag).join != Join::May {
+            return None;
+        }
+        let merging = &mut self.merging;
+        merging.counters.tries = merging.counters.tries.wrapping_add(1);
+        let newest = merging.newest[kind(op)];
+        let newest = if newest.touches(range) { newest.tag.tag() } else { None };
+        let full = merging.searches();
+        (full || newest.is_some()).then_some(Look { newest, full })
+    }
+
     /// Requests that a new one could join.
+    #[inline]
     fn waiting(&self) -> u16 {
         self.tags.count(State::Plugged) + self.tags.count(State::Staged)
     }
@@ -332,27 +357,10 @@ impl Hctx {
 }
 
 impl Domain {
-    /// Lets the new bio, claimed and not yet in the batch, join a request that waits. `false` when
-    /// there is none: it is a request of its own.
-    #[inline]
-    pub(super) fn merge(&mut self, id: Ident, op: Op) -> bool {
-        let hctx = self.table.get_mut(id.hctx);
-        let Some(range) = op.range() else { return false };
-        // The bio itself counts as one of those that wait.
-        if hctx.merging.is_off() || hctx.waiting() < 2 || hctx.tags.slot(id.tag).join != Join::May {
-            return false;
-        }
-        let merging = &mut hctx.merging;
-        merging.counters.tries = merging.counters.tries.wrapping_add(1);
-        let newest = merging.newest[kind(op)];
-        let full = merging.searches();
-        let newest = newest.tag.tag().filter(|_| newest.touches(range));
-        (full || newest.is_some()) && self.merge_with(id, newest, full)
-    }
-
-    /// The look itself: at the newest, which the bio touches, and everywhere in a full search.
+    /// Lets the new bio join a request that waits. `false` when there is none that fits: it is a
+    /// request of its own.
     #[inline(never)] // seldom, where nothing merges
-    fn merge_with(&mut self, id: Ident, newest: Option<Tag>, full: bool) -> bool {
+    pub(super) fn merge_with(&mut self, id: Ident, Look { newest, full }: Look) -> bool {
         let hctx = self.table.get_mut(id.hctx);
         let mut found = newest.and_then(|newest| hctx.one_hit(id.tag, newest));
         if found.is_some() {
@@ -388,7 +396,7 @@ impl Domain {
         if let Some(before) = before {
             self.scheduler.grown(&before, &hctx.item(into));
         }
-        if is_grown(whole) {
+        if whole.range().is_some_and(is_grown) {
             self.note_grown();
         }
     }
@@ -438,7 +446,8 @@ impl Domain {
     /// The last request of the batch may be another one, or another length, than it was.
     fn note_grown(&mut self) {
         let Some(last) = self.plug.last() else { return };
-        self.plug.set_grown(is_grown(self.table.get(last.hctx).tags.slot(last.tag).op));
+        let op = self.table.get(last.hctx).tags.slot(last.tag).op;
+        self.plug.set_grown(op.range().is_some_and(is_grown));
     }
 
     /// How the bios of a disk are merged.

@@ -61,8 +61,8 @@ impl Latest {
 
 /// Whether a batch that ends with this is to be handed on: it will hardly grow further.
 #[inline]
-pub(in crate::blkmq) fn is_grown(op: Op) -> bool {
-    op.range().is_some_and(|range| range.sectors() >= GROWN / SECTOR_SIZE)
+pub(in crate::blkmq) fn is_grown(range: SectorRange) -> bool {
+    range.sectors() >= GROWN / SECTOR_SIZE
 }
 
 #[inline]

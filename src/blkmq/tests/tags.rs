@@ -15,7 +15,7 @@ fn a_slot_fits_a_cache_line() {
 fn i36_each_claim_has_a_generation_of_its_own() {
     let mut tags = TagSet::new(1);
     for round in 1..=70_000u32 {
-        tags.claim(&bio(0), Nanos(0), State::Plugged).expect("free");
+        tags.claim(&bio(0), Durable::No, Nanos(0), State::Plugged).expect("free");
         let generation = tags.slot(Tag(0)).generation;
         assert_eq!(u32::from(generation), round % 65_536);
         assert_eq!(tags.with_kernel(Tag(0), generation), None, "not with the kernel yet");
