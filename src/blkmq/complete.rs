@@ -21,7 +21,7 @@ fn whole_sectors(bytes: u32) -> u64 {
 
 impl Domain {
     /// All of a request is done.
-    #[inline]
+    #[inline(always)] // at the end of nearly each request
     pub(super) fn request_done(&mut self, id: Ident, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
         let slot = hctx.tags.slot_mut(id.tag);

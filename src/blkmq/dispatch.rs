@@ -75,7 +75,7 @@ impl Domain {
         self.run_leftovers(now, issue);
         self.run_plug(now, issue);
         self.run_scheduler(now, issue);
-        self.credits.end_run(self.thread);
+        self.purse.end_run();
         u32::try_from(self.issued - before).unwrap_or(u32::MAX)
     }
 
@@ -164,12 +164,12 @@ impl Domain {
 
     fn run_scheduler<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
         while !self.all_held_up() && self.scheduler.has_work(now) {
-            if !self.credits.try_take(self.thread) {
+            if !self.purse.try_take() {
                 return;
             }
             let named = self.scheduler.next(now);
             let Some(id) = named.filter(|id| !self.is_held_up(*id)) else {
-                self.credits.give_back(self.thread);
+                self.purse.give_back();
                 match named {
                     Some(id) => self.leave(id), // D7
                     None => return,             // another thread was faster
@@ -193,8 +193,9 @@ impl Domain {
         self.leftovers > 0 && self.lanes[self.table.get(id.hctx).lane.index()].leftovers > 0
     }
 
+    #[inline(always)] // for nearly each request where nothing schedules
     fn try_issue<I: Issue>(&mut self, id: Ident, now: Nanos, issue: &mut I) -> Result<(), Stop> {
-        if !self.credits.try_take(self.thread) {
+        if !self.purse.try_take() {
             self.table.get_mut(id.hctx).busy.refused();
             return Err(Stop::Credit);
         }
@@ -202,6 +203,7 @@ impl Domain {
     }
 
     /// Issues a request for which a credit was taken; it is given back when the image refuses.
+    #[inline(always)] // so that request and bios are never made in memory
     fn issue_paid<I: Issue>(&mut self, id: Ident, now: Nanos, issue: &mut I) -> Result<(), Stop> {
         let hctx = self.table.get_mut(id.hctx);
         let request = hctx.tags.slot(id.tag).request(id);
@@ -210,7 +212,7 @@ impl Domain {
             hctx.stats.refused();
             self.lanes[hctx.lane.index()].blocked = true;
             self.any_blocked = true;
-            self.credits.give_back(self.thread);
+            self.purse.give_back();
             return Err(Stop::Busy);
         }
         hctx.tags.issued(id.tag, now);
@@ -268,7 +270,7 @@ impl Domain {
         if self.shares.next_wake().is_some_and(|at| at <= now) {
             return true; // Z2
         }
-        let with_kernel = self.credits.held(self.thread) > 0 || self.syncing > 0;
+        let with_kernel = self.purse.held() > 0 || self.syncing > 0;
         let held = |lane: &Lane| lane.blocked && with_kernel; // D6
         let mut open = false;
         for lane in self.lanes.iter().filter(|lane| !held(lane)) {
@@ -277,7 +279,7 @@ impl Domain {
             }
             open = open || lane.leftovers > 0 || self.has_new(now);
         }
-        open && self.credits.worth_asking(self.thread)
+        open && self.purse.worth_asking()
     }
 
     /// Whether something waits that was not tried yet.

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::credit::{Credits, FairShare};
+use super::credit::{Credits, FairShare, Purse};
 use super::dispatch::AGAIN_MAX;
 use super::flush::{FlushMachine, Wakes};
 use super::hctx::{Gauges, Hctx, Table};
@@ -61,7 +61,7 @@ pub struct Domain {
     pub(super) plug: Plug,
     pub(super) scheduler: Box<dyn Scheduler>,
     pub(super) lanes: Vec<Lane>,
-    pub(super) credits: Arc<Credits>,
+    pub(super) purse: Purse,
     pub(super) shares: FairShare,
     /// The part of the depth that the disks share (Z1); 0: they do not.
     pub(super) share_of: u32,
@@ -92,7 +92,7 @@ impl Domain {
             plug: Plug::new(),
             scheduler,
             lanes: Vec::new(),
-            credits: config.credits,
+            purse: Purse::new(config.credits, config.thread),
             shares: FairShare::new(),
             share_of: 0,
             thread: config.thread,
@@ -268,16 +268,27 @@ impl Domain {
         now: Nanos,
     ) -> Result<(), Stale> {
         let ident = Ident { hctx: id, tag };
-        let state = self.with_kernel(ident, generation)?;
+        let hctx = self.table.find(id).ok_or(Stale)?;
+        let state = hctx.tags.with_kernel(tag, generation).ok_or(Stale)?;
+        let lane = hctx.lane;
         self.unblock(); // D6
         if state == State::Syncing {
             self.syncing -= 1;
-            let lane = self.table.get(id).lane.index();
-            self.lanes[lane].flush.completed(&mut self.table, ident, outcome, now);
+            self.lanes[lane.index()].flush.completed(&mut self.table, ident, outcome, now);
             return Ok(());
         }
-        self.came_back(self.table.get(id).lane, now);
-        let slot = self.table.get_mut(id).tags.slot_mut(tag);
+        self.came_back(lane, now);
+        if outcome == Outcome::Done {
+            self.request_done(ident, now);
+        } else {
+            self.request_not_done(ident, outcome, now);
+        }
+        Ok(())
+    }
+
+    #[inline(never)] // seldom
+    fn request_not_done(&mut self, ident: Ident, outcome: Outcome, now: Nanos) {
+        let slot = self.table.get_mut(ident.hctx).tags.slot_mut(ident.tag);
         match outcome {
             Outcome::Done => self.request_done(ident, now),
             Outcome::Failed(_) => self.request_failed(ident, now),
@@ -289,7 +300,6 @@ impl Domain {
             }
             Outcome::Again | Outcome::Short(_) => self.request_failed(ident, now),
         }
-        Ok(())
     }
 
     /// Instead of [`complete`](Domain::complete) with `Done`: this range is done, the bio has
@@ -329,6 +339,7 @@ impl Domain {
     }
 
     /// Something of the domain has completed: there may be room again (D6).
+    #[inline]
     fn unblock(&mut self) {
         if std::mem::take(&mut self.any_blocked) {
             self.lanes.iter_mut().for_each(|lane| lane.blocked = false);
@@ -388,7 +399,7 @@ impl Domain {
     /// When there is no such hctx or tag; in debug builds, when the tag was not taken.
     #[inline]
     pub fn release(&mut self, id: HctxId, tag: Tag) {
-        self.table.get_mut(id).tags.set(tag, State::Free);
+        self.table.get_mut(id).tags.release(tag);
     }
 
     /// Whether [`take_done`](Domain::take_done) would answer.
@@ -408,7 +419,7 @@ impl Domain {
     #[must_use]
     pub fn next_wake(&self) -> Option<Nanos> {
         // Without a credit nothing could go then: whatever brings one will ask again.
-        let credit = |_: &Nanos| self.credits.worth_asking(self.thread);
+        let credit = |_: &Nanos| self.purse.worth_asking();
         let scheduled = self.scheduler.next_wake().filter(credit);
         let shares = self.shares.next_wake();
         scheduled.into_iter().chain(shares).chain(self.next_release()).min()
@@ -421,7 +432,7 @@ impl Domain {
     pub fn take_wakes(&mut self) -> Wakes {
         let mut wakes = std::mem::take(&mut self.wakes);
         wakes.add(self.scheduler.take_wakes());
-        wakes.add(self.credits.settle(self.thread));
+        wakes.add(self.purse.settle());
         for lane in &mut self.lanes {
             wakes.add(lane.flush.take_wakes());
         }

@@ -122,18 +122,16 @@ impl Hctx {
     /// The same where every bio passes.
     #[inline(always)]
     pub(super) fn finish_here(&mut self, tag: Tag, status: Status, now: Nanos) {
-        let slot = self.tags.slot_mut(tag);
-        slot.status = status;
-        let (op, arrival, join) = (slot.op, slot.arrival, slot.join);
+        let slot = self.tags.answered(tag, status, &mut self.done);
+        let (op, arrival) = (slot.op, slot.arrival);
         let issued = slot.issued_at().unwrap_or(arrival);
-        let role = match join {
+        let role = match slot.join {
             Join::May | Join::Never => Role::Head { bios: 1 },
             Join::Led => Role::Head { bios: self.tags.runs[tag.index()].led },
             Join::Joined => Role::Member,
             Join::Piece => Role::Piece,
         };
         self.stats.ended(&Ended { op, status, arrival, issued, role }, now);
-        self.queue_done(tag);
     }
 
     /// A claimed bio is answered without having been worked on.
@@ -143,18 +141,10 @@ impl Hctx {
         self.tags.push_back(&mut self.done, tag);
     }
 
-    #[inline]
-    fn queue_done(&mut self, tag: Tag) {
-        self.tags.set(tag, State::Done);
-        self.tags.push_back(&mut self.done, tag);
-    }
-
     /// The next finished bio; its tag stays claimed.
     #[inline]
     pub(super) fn take_done(&mut self) -> Option<(Tag, Status)> {
-        let tag = self.tags.pop_front(&mut self.done)?;
-        self.tags.set(tag, State::Taken);
-        Some((tag, self.tags.slot(tag).status))
+        self.tags.take(&mut self.done)
     }
 
     /// Whether something is finished and not yet taken.

@@ -11,20 +11,36 @@
 //! * **Z3** A disk is held back only while it has requests in flight, or a neighbour's idleness is a
 //!   question of time (`next_wake`): something will look again.
 //! * **Z4** Leftovers are not asked: they had their turn. They count.
+//! * **Z5** Who holds how much is counted while shares are kept. When that begins, what is with the
+//!   kernel is counted anew.
 
 use super::domain::Domain;
+use super::tags::State;
 use crate::block::{LaneId, Nanos};
 
 impl Domain {
     /// The shares as they are now (Z1, Z2): at the start of a run, and when a disk becomes active.
     pub(super) fn share_out(&mut self, now: Nanos) {
         let shared = self.lanes.len() > 1 && self.scheduler.can_hold();
-        self.share_of = if shared { self.credits.depth_of(self.thread) } else { 0 };
-        if self.share_of == 0 && !self.shares.has_full() {
+        let share_of = if shared { self.purse.depth_of() } else { 0 };
+        let begins = share_of != 0 && self.share_of == 0;
+        self.share_of = share_of;
+        if share_of == 0 && !self.shares.has_full() {
             return;
+        }
+        if begins {
+            self.recount_shares();
         }
         let Domain { shares, scheduler, .. } = self;
         shares.settle(self.share_of, now, &mut |lane, full| scheduler.hold(lane, full));
+    }
+
+    /// Who holds how much (Z5).
+    fn recount_shares(&mut self) {
+        self.shares.forget_held();
+        for (_, hctx) in self.table.iter_ids() {
+            self.shares.take(hctx.lane, hctx.tags.count(State::InFlight).into());
+        }
     }
 
     /// A disk has something to issue.
@@ -47,19 +63,31 @@ impl Domain {
     /// A disk has one more in flight.
     #[inline]
     pub(super) fn issued_for(&mut self, lane: LaneId, now: Nanos) {
-        self.shares.take(lane);
         if self.share_of != 0 {
-            self.asks(lane, now);
-            if self.shares.fills(lane, self.share_of) {
-                self.scheduler.hold(lane, true);
-            }
+            self.takes_share(lane, now);
+        }
+    }
+
+    #[inline(never)] // only where there are shares
+    fn takes_share(&mut self, lane: LaneId, now: Nanos) {
+        self.shares.take(lane, 1);
+        self.asks(lane, now);
+        if self.shares.fills(lane, self.share_of) {
+            self.scheduler.hold(lane, true);
         }
     }
 
     /// One of a disk's has come back from the kernel: its credit goes back.
     #[inline]
     pub(super) fn came_back(&mut self, lane: LaneId, now: Nanos) {
-        self.credits.give_back(self.thread);
+        self.purse.give_back();
+        if self.share_of != 0 {
+            self.leaves_share(lane, now);
+        }
+    }
+
+    #[inline(never)] // only where there are shares
+    fn leaves_share(&mut self, lane: LaneId, now: Nanos) {
         self.shares.give_back(lane, now);
         if self.shares.is_full(lane) {
             self.share_out(now);

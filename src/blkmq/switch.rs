@@ -25,7 +25,7 @@ impl Domain {
         for (id, hctx) in self.table.iter_ids() {
             next.attach(id, hctx.lane, hctx.depth());
         }
-        next.set_depth(self.credits.depth());
+        next.set_depth(self.purse.depth());
         self.stage_plug(now);
         let Domain { table, scheduler, .. } = self;
         table.iter_mut().for_each(|hctx| hctx.tags.unschedule());
@@ -60,6 +60,6 @@ impl Domain {
     /// The number of credits has changed ([`Credits::set_depth`](super::credit::Credits::set_depth)):
     /// the scheduler is told.
     pub fn depth_changed(&mut self) {
-        self.scheduler.set_depth(self.credits.depth());
+        self.scheduler.set_depth(self.purse.depth());
     }
 }

@@ -396,6 +396,48 @@ impl TagSet {
         counts == self.counts
     }
 
+    /// A bio has its answer and joins the list of those. What is known of it.
+    #[inline(always)] // for each bio
+    pub(super) fn answered(&mut self, tag: Tag, status: Status, done: &mut TagList) -> &Slot {
+        if let Some(last) = done.tail.tag() {
+            self.slots[last.index()].next = Link::to(tag);
+        } else {
+            done.head = Link::to(tag);
+        }
+        done.tail = Link::to(tag);
+        let slot = &mut self.slots[tag.index()];
+        (slot.next, slot.status) = (Link::NONE, status);
+        self.set(tag, State::Done);
+        &self.slots[tag.index()]
+    }
+
+    /// The first of those that have their answer goes to the ring's owner.
+    #[inline]
+    pub(super) fn take(&mut self, done: &mut TagList) -> Option<(Tag, Status)> {
+        let tag = done.head.tag()?;
+        let slot = &mut self.slots[tag.index()];
+        let from = std::mem::replace(&mut slot.state, State::Taken);
+        let status = slot.status;
+        done.head = slot.next;
+        if done.is_empty() {
+            done.tail = Link::NONE;
+        }
+        debug_assert_eq!(from, State::Done, "{tag:?} has its answer");
+        self.moved(tag, State::Done, State::Taken);
+        Some((tag, status))
+    }
+
+    /// The guest knows the answer: the head is its own again.
+    ///
+    /// # Panics
+    /// When the tag is not below the depth; in debug builds, when it was not taken.
+    #[inline]
+    pub(super) fn release(&mut self, tag: Tag) {
+        let from = std::mem::replace(&mut self.slots[tag.index()].state, State::Free);
+        debug_assert_eq!(from, State::Taken, "{tag:?}: {from:?} does not lead to Free here");
+        self.moved(tag, State::Taken, State::Free);
+    }
+
     /// Appends a tag to a list.
     #[inline]
     pub(super) fn push_back(&mut self, list: &mut TagList, tag: Tag) {

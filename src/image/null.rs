@@ -3,17 +3,20 @@
 //! As QEMU's `null-co` it can be told not to write the zeroes (`read-zeroes=off`): then a read leaves
 //! the guest's buffer as it is, and not even that is measured.
 
-use std::collections::VecDeque;
 use std::io;
 
 use super::options::{OpenError, OpenOptions, check_blocks, parse_size};
 use super::{Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
-use crate::block::{Errno, Outcome, SECTOR_SIZE};
+use crate::block::{Errno, Outcome, SECTOR_SIZE, Tag};
 use crate::sys::guest::GuestBuf;
+use crate::sys::token::IoKey;
 use crate::sys::uring::Ring;
 
-/// How many finished operations wait to be collected before the channel is busy.
+/// How many finished operations wait to be collected before the channel is busy: a power of two.
 pub const DEPTH: usize = 1024;
+
+const NOTHING: IoDone =
+    IoDone { key: IoKey { slot: 0, tag: Tag(0), generation: 0 }, outcome: Outcome::Done };
 
 /// A disk of a size and without content.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +67,9 @@ impl Image for NullImage {
     }
 
     fn open_channel(&self, _ring: &mut Ring, _lane: u16) -> io::Result<Box<dyn Channel>> {
-        let done = VecDeque::with_capacity(DEPTH);
         let NullImage { read_only, read_zeroes, .. } = *self;
-        Ok(Box::new(NullChannel { done, read_only, read_zeroes }))
+        let done = [NOTHING; DEPTH];
+        Ok(Box::new(NullChannel { done, first: 0, next: 0, read_only, read_zeroes }))
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -75,29 +78,31 @@ impl Image for NullImage {
 }
 
 struct NullChannel {
-    done: VecDeque<IoDone>,
+    /// A ring. `first` and `next` are free-running.
+    done: [IoDone; DEPTH],
+    /// The oldest that was not collected.
+    first: usize,
+    /// Where the next one goes.
+    next: usize,
     read_only: bool,
     read_zeroes: bool,
 }
 
 impl Channel for NullChannel {
     fn submit(&mut self, _ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy> {
-        if self.done.len() == DEPTH {
+        if self.next.wrapping_sub(self.first) == DEPTH {
             return Err(Busy);
         }
         let outcome = match io.verb {
-            Verb::Read { .. } => {
-                if self.read_zeroes {
-                    io.bufs.iter().for_each(GuestBuf::zero);
-                }
-                Outcome::Done
-            }
-            Verb::Sync => Outcome::Done,
-            Verb::Write { .. } | Verb::Discard { .. } | Verb::WriteZeroes { .. } => {
-                if self.read_only { Outcome::Failed(Errno(libc::EROFS)) } else { Outcome::Done }
-            }
+            Verb::Read { .. } | Verb::Sync => Outcome::Done,
+            _ if self.read_only => Outcome::Failed(Errno(libc::EROFS)),
+            Verb::Write { .. } | Verb::Discard { .. } | Verb::WriteZeroes { .. } => Outcome::Done,
         };
-        self.done.push_back(IoDone { key: io.key, outcome });
+        self.done[self.next % DEPTH] = IoDone { key: io.key, outcome };
+        self.next = self.next.wrapping_add(1);
+        if self.read_zeroes && matches!(io.verb, Verb::Read { .. }) {
+            io.bufs.iter().for_each(GuestBuf::zero);
+        }
         Ok(())
     }
 
@@ -111,7 +116,12 @@ impl Channel for NullChannel {
     }
 
     fn poll_done(&mut self) -> Option<IoDone> {
-        self.done.pop_front()
+        if self.first == self.next {
+            return None;
+        }
+        let done = self.done[self.first % DEPTH];
+        self.first = self.first.wrapping_add(1);
+        Some(done)
     }
 
     fn close(&mut self, _ring: &mut Ring) {}
@@ -120,9 +130,7 @@ impl Channel for NullChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::Tag;
     use crate::sys::bounce::BouncePool;
-    use crate::sys::token::IoKey;
 
     fn key(tag: u16) -> IoKey {
         IoKey { slot: 0, tag: Tag(tag), generation: 0 }

@@ -143,12 +143,17 @@ impl FairShare {
         self.full = 0;
     }
 
-    /// The disk's request is issued.
+    /// So many of the disk's requests are issued.
     ///
     /// # Panics
     /// When there is no such disk.
-    pub fn take(&mut self, lane: LaneId) {
-        self.lanes[lane.index()].held += 1;
+    pub fn take(&mut self, lane: LaneId, requests: u32) {
+        self.lanes[lane.index()].held += requests;
+    }
+
+    /// Nobody holds anything: who does is about to be counted anew.
+    pub fn forget_held(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.held = 0);
     }
 
     /// A request of the disk came back.

@@ -26,7 +26,8 @@
 //! * **V8** A thread that wants a credit sleeps only as a waiter. A run that got one, and gave it back
 //!   because the image refused, or whose request came back to be repeated, leaves work behind and
 //!   no waiter: such a thread runs again ([`Credits::worth_asking`]).
-//! * **V9** A single thread has nobody to wait for and no use for any of this: it counts.
+//! * **V9** A thread that has no others beside it has nobody to wait for and no use for any of this:
+//!   it counts by itself, in its purse, and looks only at the depth.
 //!
 //! *No wake-up is lost.* Let W have been refused and sleep. Its bit was inserted before it saw, at
 //! a place p in the order of the changes of the word, the mark together with "none" (V3). The mark
@@ -54,6 +55,9 @@ use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use super::flush::{MAX_THREADS, Wakes};
 
 mod fair;
+mod purse;
+
+pub(super) use purse::Purse;
 
 pub use fair::{FairShare, IDLE, MIN_SHARE};
 
@@ -202,11 +206,6 @@ impl Credits {
     pub fn try_take(&self, thread: u16) -> bool {
         let cell = &self.cells[usize::from(thread)];
         let word = self.word();
-        if self.is_single() {
-            let free = !word.is_limited() || cell.held() < word.depth();
-            cell.set_held(cell.held() + u32::from(free));
-            return free;
-        }
         if !word.is_limited() {
             cell.loose.store(cell.loose() + 1, Ordering::Relaxed);
             cell.set_held(cell.held() + 1);
@@ -274,9 +273,6 @@ impl Credits {
     pub fn has_credit(&self, thread: u16) -> bool {
         let cell = &self.cells[usize::from(thread)];
         let word = self.word();
-        if self.is_single() {
-            return !word.is_limited() || cell.held() < word.depth();
-        }
         self.may_have(word, thread) || cell.handed.load(Ordering::Relaxed) != 0
     }
 
@@ -285,7 +281,7 @@ impl Credits {
     #[must_use]
     pub fn worth_asking(&self, thread: u16) -> bool {
         let waits = || self.cells[usize::from(thread)].waits.load(Ordering::Relaxed);
-        self.has_credit(thread) || !self.is_single() && !waits()
+        self.has_credit(thread) || !waits()
     }
 
     /// A request of `thread` left the kernel, or did not go there. Only that thread may call this,
@@ -296,9 +292,6 @@ impl Credits {
     pub fn give_back(&self, thread: u16) {
         let cell = &self.cells[usize::from(thread)];
         cell.set_held(cell.held() - 1);
-        if self.is_single() {
-            return;
-        }
         if cell.loose() != 0 {
             cell.loose.store(cell.loose() - 1, Ordering::Relaxed);
             return;
@@ -309,9 +302,6 @@ impl Credits {
     /// A run of `thread` ends, which has asked for all the credits that it has a use for (V6). Only
     /// that thread may call this, and settles before it sleeps.
     pub fn end_run(&self, thread: u16) {
-        if self.is_single() {
-            return;
-        }
         let cell = &self.cells[usize::from(thread)];
         let refused = cell.refused.load(Ordering::Relaxed);
         cell.refused.store(false, Ordering::Relaxed);
@@ -328,9 +318,6 @@ impl Credits {
     /// that thread may call this, as often as it likes, and after the last that it gave back.
     #[must_use = "they sleep"]
     pub fn settle(&self, thread: u16) -> Wakes {
-        if self.is_single() {
-            return Wakes::default();
-        }
         let i = usize::from(thread);
         let satisfied = !self.cells[i].waits.load(Ordering::Relaxed);
         self.hand_out(i + 1, satisfied.then_some(i))
@@ -402,6 +389,7 @@ impl Credits {
 
     /// The depth; 0 for no limit.
     #[must_use]
+    #[inline]
     pub fn depth(&self) -> u32 {
         self.word().depth()
     }

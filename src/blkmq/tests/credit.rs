@@ -23,27 +23,6 @@ fn the_word_keeps_its_parts_apart() {
 }
 
 #[test]
-fn i04_a_single_thread_counts() {
-    let credits = Credits::new(1, 2);
-    assert!(credits.try_take(0) && credits.try_take(0));
-    assert!(!credits.has_credit(0) && !credits.try_take(0), "spent");
-    assert_eq!(names(credits.set_depth(3)), [0], "it has to look again");
-    assert!(credits.has_credit(0) && credits.try_take(0));
-    assert_eq!(names(credits.set_depth(1)), [0]);
-    for left in [2, 1] {
-        credits.give_back(0);
-        assert_eq!(credits.used(), left);
-        assert!(!credits.try_take(0), "a smaller depth drains down");
-    }
-    credits.give_back(0);
-    assert!(credits.try_take(0));
-    assert!(end(&credits, 0).is_empty());
-    let _ = credits.set_depth(0);
-    assert!((0..1000).all(|_| credits.try_take(0)), "no limit");
-    assert_eq!((credits.used(), credits.held(0), credits.depth()), (1001, 1001, 0));
-}
-
-#[test]
 fn one_busy_thread_may_use_all_and_wakes_nobody() {
     let credits = Credits::new(4, 8);
     assert!((0..8).all(|_| credits.try_take(2)));
@@ -335,7 +314,4 @@ fn i10_who_is_no_waiter_does_not_sleep() {
     credits.end_run(1);
     assert!(credits.settle(1).eq([0]));
     assert!(credits.worth_asking(0));
-    let alone = Credits::new(1, 1);
-    assert!(alone.try_take(0));
-    assert!(!alone.worth_asking(0), "a single thread has what comes back");
 }

@@ -17,7 +17,7 @@ fn ask(shares: &mut FairShare, lane: u16, depth: u32, now: u64) -> bool {
     }
     let may = !shares.is_full(lane) && (depth == 0 || shares.held(lane) < depth);
     if may {
-        shares.take(lane);
+        shares.take(lane, 1);
         let _ = shares.fills(lane, depth);
     }
     may

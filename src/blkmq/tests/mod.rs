@@ -14,12 +14,13 @@ mod warm;
 
 use super::Domain;
 use super::tags::State;
-use crate::block::HctxId;
+use crate::block::{HctxId, LaneId};
 
 impl Domain {
     /// Counts everything anew and compares (I03, I04).
     pub(crate) fn check_books(&self) {
         let mut by_lane = vec![0; self.lanes.len()];
+        let mut held = vec![0; self.lanes.len()];
         let (mut leftovers, mut in_flight, mut syncing) = (0, 0, 0);
         for i in 0..self.table.len() {
             let id = HctxId(u16::try_from(i).expect("ids are 16 bits wide"));
@@ -28,6 +29,7 @@ impl Domain {
             leftovers += u32::from(hctx.tags.count(State::Leftover));
             by_lane[hctx.lane.index()] += u32::from(hctx.tags.count(State::Leftover));
             in_flight += u32::from(hctx.tags.count(State::InFlight));
+            held[hctx.lane.index()] += u32::from(hctx.tags.count(State::InFlight));
             syncing += u32::from(hctx.tags.count(State::Syncing));
             let has_leftovers = hctx.tags.count(State::Leftover) > 0;
             assert_eq!(!hctx.leftovers.is_empty(), has_leftovers, "I03: leftovers");
@@ -36,11 +38,16 @@ impl Domain {
             assert!(hctx.busy.level() <= 9, "I13: pressure is at most 9");
         }
         assert_eq!(self.leftovers, leftovers, "I03: leftovers of the domain");
-        assert_eq!(self.credits.held(self.thread), in_flight, "I04: credits spent");
+        assert_eq!(self.purse.held(), in_flight, "I04: credits spent");
         assert_eq!(self.syncing, syncing, "I03: syncs of the domain");
         let machines = self.lanes.iter().filter(|lane| lane.flush.is_syncing()).count();
         assert_eq!(u32::try_from(machines), Ok(syncing), "I24: one sync at most on each disk");
         let counted: Vec<u32> = self.lanes.iter().map(|lane| lane.leftovers).collect();
         assert_eq!(by_lane, counted, "I03: leftovers of each disk");
+        if self.share_of != 0 {
+            let lanes = (0..).map(LaneId).take(held.len());
+            let counted: Vec<u32> = lanes.map(|lane| self.shares.held(lane)).collect();
+            assert_eq!(held, counted, "I35: what each disk holds");
+        }
     }
 }

@@ -162,7 +162,7 @@ fn shares_end_with_the_bound_and_with_a_scheduler_that_weighs() {
             pool.run();
             let all = if next == Kind::MqDeadline { 12 } else { 8 };
             assert_eq!(pool.in_flight(0), all, "{kind} to {next}");
-            let _ = pool.domain.credits.set_depth(0);
+            let _ = pool.domain.purse.set_depth(0);
             pool.domain.depth_changed();
             pool.run();
             assert_eq!(pool.in_flight(0), 64, "{kind} to {next}");

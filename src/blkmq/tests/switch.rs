@@ -134,7 +134,7 @@ fn i28_what_waits_moves_in_order_and_what_flies_is_let_go() {
     domain.run(Nanos(2), &mut rooms);
     assert_eq!(rooms.taken.len(), 4, "the budget");
     drop(domain.set_scheduler(Box::new(NoScheduler::new()), Nanos(3)));
-    let _ = domain.credits.set_depth(0);
+    let _ = domain.purse.set_depth(0);
     domain.depth_changed();
     assert!(domain.wants_run(Nanos(3)), "what waits goes on without a kick");
     domain.run(Nanos(3), &mut rooms);
@@ -153,7 +153,7 @@ fn a_smaller_budget_drains_down() {
     let mut rooms = Rooms { room: vec![64, 64], taken: Vec::new(), of: vec![0, 1] };
     submit(&mut domain, 0, 0..20);
     domain.run(Nanos(2), &mut rooms);
-    let _ = domain.credits.set_depth(2);
+    let _ = domain.purse.set_depth(2);
     domain.depth_changed();
     for (done, tag) in (0..20).enumerate() {
         let generation = domain.generation(HctxId(0), Tag(tag));
