@@ -40,6 +40,7 @@ mod plug;
 pub mod sched;
 mod share;
 pub mod stats;
+mod submit;
 mod switch;
 mod tags;
 mod watch;

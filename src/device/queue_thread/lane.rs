@@ -99,6 +99,7 @@ impl Lanes {
     }
 
     /// Takes in what the channels finished without the ring. Returns whether there was anything.
+    #[inline(never)] // a loop of its own
     pub(super) fn poll(&mut self, queues: &mut Queues, now: Nanos) -> bool {
         let mut any = false;
         for lane in 0..self.lanes.len() {
@@ -154,6 +155,7 @@ impl Lanes {
     }
 
     /// Tells the core how an operation ended.
+    #[inline]
     fn complete(&mut self, queues: &mut Queues, done: IoDone, now: Nanos) {
         let key = done.key;
         let Some(queue) = queues.get_mut(usize::from(key.slot)).and_then(Option::as_mut) else {
@@ -175,10 +177,9 @@ impl Lanes {
 }
 
 /// What the image is asked for a request: the part that is not done yet. `bufs` are its buffers.
-#[inline]
+#[inline(always)] // where the request is made: it has to be in memory only once
 fn io_for<'b>(request: &Request, slot: u16, bufs: &'b [GuestBuf]) -> Io<'b> {
-    let tag = request.tag;
-    let key = IoKey { slot, tag, generation: request.generation };
+    let key = IoKey { slot, tag: request.tag, generation: request.generation };
     let plain = |verb| Io { key, verb, bufs: &[], bytes: 0 };
     match request.op {
         Op::Read(range) | Op::Write(range) => {
@@ -211,20 +212,30 @@ struct Issuer<'a> {
     gather: &'a mut Gather,
 }
 
-impl Issue for Issuer<'_> {
-    #[inline]
-    fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
+impl Issuer<'_> {
+    /// A request whose buffers have to be put together.
+    #[inline(never)]
+    fn issue_gathered(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
         let slot = self.slot_of[request.hctx.index()];
         let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
-        let slots = &queue.slots;
-        let bufs = if request.done == 0 && bios.len() <= 1 {
-            slots.bufs(request.tag)
-        } else if self.gather.prepare(self.ring) {
-            self.gather.for_submission(slots, bios, request.done)
-        } else {
+        if !self.gather.prepare(self.ring) {
             return Err(Busy);
-        };
+        }
+        let bufs = self.gather.for_submission(&queue.slots, bios, request.done);
         let io = io_for(request, slot, bufs);
+        self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
+    }
+}
+
+impl Issue for Issuer<'_> {
+    #[inline(always)] // so that the request is never made in memory
+    fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
+        if request.done != 0 || bios.len() > 1 {
+            return self.issue_gathered(request, bios);
+        }
+        let slot = self.slot_of[request.hctx.index()];
+        let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
+        let io = io_for(request, slot, queue.slots.bufs(request.tag));
         self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
     }
 }

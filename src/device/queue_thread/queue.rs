@@ -143,6 +143,7 @@ impl Queue {
 
     /// Fetches up to its budget of bios into the core. Afterwards `active` says whether more
     /// may be waiting. Returns how many heads were fetched.
+    #[inline(never)] // a loop of its own
     pub(super) fn sweep(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
         if !self.fetches() {
             self.active = false;
@@ -181,6 +182,7 @@ impl Queue {
     }
 
     /// Gives one head to the core (Q1). How many sectors it moves; `None` when the queue is broken.
+    #[inline(always)] // the bio is known where it is parsed
     fn accept(
         &mut self,
         tag: Tag,

@@ -117,6 +117,7 @@ impl Chain {
 
     /// What is left for the device to read.
     #[must_use]
+    #[inline]
     pub fn readable(&self) -> &[GuestBuf] {
         &self.pieces[self.first..self.readable]
     }
@@ -129,6 +130,7 @@ impl Chain {
 
     /// What the device may write.
     #[must_use]
+    #[inline]
     pub fn writable(&self) -> &[GuestBuf] {
         &self.pieces[self.readable..self.len]
     }

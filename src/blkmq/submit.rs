@@ -1,0 +1,90 @@
+//! The beginning of a bio: a tag is claimed, and the bio goes into the batch of the sweep, into a
+//! request that it touches (`merge`), or waits for a limit (`parked`) or a sync (`flush`).
+
+use super::Ident;
+use super::domain::Domain;
+use super::merge::is_grown;
+use super::tags::{Durable, State, TagBusy};
+use crate::block::{Bio, HctxId, Nanos, Op, SectorRange, Status, Tag};
+
+impl Domain {
+    /// Takes a bio in: claims its tag and puts it into the batch of the sweep. A flush goes to the
+    /// flush machine instead.
+    ///
+    /// # Errors
+    /// [`TagBusy`]: the head is live or out of range, so the guest broke the rules. Nothing
+    /// changed, the live bio goes on (I02).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[inline(always)] // what its caller knows of the bio is not stored to be loaded again
+    pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
+        let Some(range) = bio.op.range() else { return self.submit_flush(id, &bio, now) };
+        let hctx = self.table.get_mut(id);
+        let lane = &self.lanes[hctx.lane.index()];
+        let durable = match bio.op {
+            Op::Write(_) if bio.fua && lane.dsync => Durable::Itself,
+            op if bio.fua && op.is_write() => Durable::FlushAfter,
+            _ => Durable::No,
+        };
+        hctx.tags.claim(&bio, durable, now, State::Plugged)?;
+        self.watch.begun(now);
+        hctx.stats.submitted(bio.op, now);
+        let ident = Ident { hctx: id, tag: bio.tag };
+        if lane.keeper.is_open(&lane.limits) || !self.park(ident, bio.op, now) {
+            self.enter(ident, bio.op, range, now);
+        }
+        Ok(())
+    }
+
+    fn submit_flush(&mut self, id: HctxId, bio: &Bio, now: Nanos) -> Result<(), TagBusy> {
+        let hctx = self.table.get_mut(id);
+        hctx.tags.claim(bio, Durable::No, now, State::FlushWait)?;
+        self.watch.begun(now);
+        hctx.stats.submitted(bio.op, now);
+        hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);
+        // What the guest sent before the flush stays before it (M3).
+        let lane = hctx.lane.index();
+        self.stage_plug(now);
+        let ident = Ident { hctx: id, tag: bio.tag };
+        self.lanes[lane].flush.join(&mut self.table, ident, now);
+        Ok(())
+    }
+
+    /// Puts a plugged bio into the batch, or into a request that it touches.
+    #[inline(always)] // for each bio, with what its caller knows of it
+    pub(super) fn enter(&mut self, id: Ident, op: Op, range: SectorRange, now: Nanos) {
+        let hctx = self.table.get_mut(id.hctx);
+        let mut grown = false;
+        if !hctx.merging.is_off() {
+            if let Some(look) = hctx.look(id.tag, op, range)
+                && self.merge_with(id, look)
+            {
+                return;
+            }
+            self.table.get_mut(id.hctx).merging.plugged(id.tag, op, range);
+            grown = is_grown(range);
+        }
+        if self.plug.is_full(id) {
+            self.stage_plug(now);
+        }
+        self.plug.push(id, grown);
+    }
+
+    /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped
+    /// head passes through the tag set and is answered in the same way.
+    ///
+    /// # Errors
+    /// [`TagBusy`], as [`submit`](Domain::submit).
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    pub fn reject(&mut self, id: HctxId, tag: Tag, status: Status) -> Result<(), TagBusy> {
+        let hctx = self.table.get_mut(id);
+        let bio = Bio::new(tag, Op::Flush);
+        hctx.tags.claim(&bio, Durable::No, Nanos(0), State::Done)?;
+        self.watch.begun(Nanos(0));
+        hctx.answer(tag, status);
+        Ok(())
+    }
+}
