@@ -57,6 +57,12 @@ impl Poller {
         Poller { max: 0, windows: [0; 2], rest: 0, next_rest: LEAST_REST, wait: None }
     }
 
+    /// Looks for this long at any time, if it may.
+    #[cfg(test)]
+    pub(super) fn always(&mut self, nanos: u64) {
+        (self.max, self.windows, self.rest) = (nanos, [nanos; 2], 0);
+    }
+
     /// Changes the most that a window may be.
     pub(super) fn set_max(&mut self, max: u64) {
         self.max = max;

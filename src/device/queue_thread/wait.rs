@@ -3,7 +3,10 @@
 //! * L1 What was written to the submission queue goes before anything else (T2).
 //! * L2 While the thread looks, its only system call is a yield of its CPU every [`YIELD_EVERY`], and the
 //!   guests are not asked to kick.
-//! * L3 It sleeps in one place, its io_uring, after it has asked the guests to kick and looked once more
+//! * L3 The kernel's sign that an enter is wanted may stay up when nothing is (it is put up by whoever
+//!   adds work, perhaps after the work was done). So a sign that an enter did not take down is no
+//!   event: the thread goes on looking, and enters again each time it looks at the clock.
+//! * L4 It sleeps in one place, its io_uring, after it has asked the guests to kick and looked once more
 //!   (I12); at most until time alone makes work: a limit, a scheduler, the watch, a ring that nobody
 //!   kicks.
 
@@ -42,12 +45,12 @@ impl QueueThread {
         let window = self.poller.begin(self.ring.in_flight(), now);
         if window > 0 {
             self.ring.submit()?;
-            match self.look(now, window) {
-                Ok(()) => {
+            match self.look(now, window)? {
+                None => {
                     self.poller.found();
                     return Ok(());
                 }
-                Err(later) => now = later,
+                Some(later) => now = later,
             }
         }
         if self.rearm() {
@@ -59,36 +62,42 @@ impl QueueThread {
     }
 
     /// Looks for something to do for so many nanoseconds, and no longer than the thread may sleep.
+    /// When nothing came, the time at which it stopped.
     ///
     /// # Errors
-    /// Nothing came. With the time at which it stopped.
-    fn look(&mut self, start: Nanos, window: u64) -> Result<(), Nanos> {
+    /// What made the ring unusable.
+    fn look(&mut self, start: Nanos, window: u64) -> io::Result<Option<Nanos>> {
         let most = self
             .longest_sleep(start)
             .map_or(u64::MAX, |most| u64::try_from(most.as_nanos()).unwrap_or(u64::MAX));
         let end = start + Duration::from_nanos(window.min(most));
         let mut next_yield = start + Duration::from_nanos(YIELD_EVERY);
+        let mut stale = self.ring.needs_enter(); // L3: the caller has just entered
         loop {
             for _ in 0..LOOKS {
-                if self.ring.has_completions() || self.ring.needs_enter() {
-                    return Ok(());
+                if self.ring.has_completions() || !stale && self.ring.needs_enter() {
+                    return Ok(None);
                 }
                 for queue in self.queues.iter_mut().flatten() {
                     if queue.look(&self.lanes.domain) {
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 std::hint::spin_loop();
             }
+            if stale {
+                self.ring.submit()?;
+                stale = self.ring.needs_enter();
+            }
             let now = clock::now();
             if now >= end {
-                return Err(now);
+                return Ok(Some(now));
             }
             if now >= next_yield {
                 std::thread::yield_now();
                 let after = clock::now();
                 if self.poller.yielded(after.since(now)) {
-                    return Err(after);
+                    return Ok(Some(after));
                 }
                 next_yield = after + Duration::from_nanos(YIELD_EVERY);
             }
@@ -104,3 +113,7 @@ impl QueueThread {
         again
     }
 }
+
+#[cfg(test)]
+#[path = "tests/wait.rs"]
+mod tests;
