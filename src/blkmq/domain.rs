@@ -312,6 +312,27 @@ impl Domain {
         Some(taken)
     }
 
+    /// All finished bios of a hctx: as [`take_done`](Domain::take_done), one after the other.
+    ///
+    /// # Panics
+    /// When there is no such hctx.
+    #[inline]
+    pub fn take_all_done(&mut self, id: HctxId) -> impl Iterator<Item = (Tag, Status)> + '_ {
+        let Domain { table, watch, .. } = self;
+        let hctx = table.get_mut(id);
+        std::iter::from_fn(move || hctx.take_done()).inspect(|_| watch.ended())
+    }
+
+    /// Gives taken tags back to the guest, as [`release`](Domain::release).
+    ///
+    /// # Panics
+    /// As [`release`](Domain::release).
+    #[inline]
+    pub fn release_all(&mut self, id: HctxId, tags: impl Iterator<Item = Tag>) {
+        let hctx = self.table.get_mut(id);
+        tags.for_each(|tag| hctx.tags.release(tag));
+    }
+
     /// Gives a taken tag back to the guest. Only after the used index that contains it is
     /// published (I02).
     ///

@@ -53,7 +53,7 @@ impl Domain {
         hctx.tags.set(tag, State::Plugged);
         let op = hctx.tags.slot(tag).op;
         let Some(range) = op.range() else { return }; // what has none does not wait here
-        self.enter(Ident { hctx: id, tag }, op, range, now);
+        self.unlimited(Ident { hctx: id, tag }, op, range, now);
     }
 
     /// Lets everything go that waits on a hctx for a limit (W3): its owner wants it idle and submits

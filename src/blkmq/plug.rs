@@ -15,7 +15,6 @@ pub(super) const PLUG_MAX_SEVERAL: usize = 64;
 pub(super) struct Plug {
     entries: Box<[Ident]>,
     len: usize,
-    several: bool,
     /// The last one is long enough to be handed on before another one comes.
     grown: bool,
 }
@@ -24,7 +23,7 @@ impl Plug {
     /// An empty batch.
     pub(super) fn new() -> Plug {
         let entries = vec![Ident::default(); PLUG_MAX_SEVERAL].into_boxed_slice();
-        Plug { entries, len: 0, several: false, grown: false }
+        Plug { entries, len: 0, grown: false }
     }
 
     /// Bios in the batch.
@@ -42,7 +41,8 @@ impl Plug {
         if self.len < PLUG_MAX {
             return false;
         }
-        let several = self.several || self.entries[0].hctx != next.hctx;
+        let others = |e: &Ident| e.hctx != next.hctx;
+        let several = self.entries[..self.len].iter().any(others);
         self.len >= if several { PLUG_MAX_SEVERAL } else { PLUG_MAX }
     }
 
@@ -56,7 +56,6 @@ impl Plug {
     #[inline]
     pub(super) fn push(&mut self, id: Ident, grown: bool) {
         self.entries[self.len] = id;
-        self.several |= self.entries[0].hctx != id.hctx;
         self.grown = grown;
         self.len += 1;
     }
@@ -91,7 +90,6 @@ impl Plug {
     /// Empties the batch.
     pub(super) fn clear(&mut self) {
         self.len = 0;
-        self.several = false;
         self.grown = false;
     }
 }

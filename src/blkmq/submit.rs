@@ -3,7 +3,7 @@
 
 use super::Ident;
 use super::domain::Domain;
-use super::merge::is_grown;
+use super::merge::{Join, Look};
 use super::tags::{Durable, State, TagBusy};
 use crate::block::{Bio, HctxId, Nanos, Op, SectorRange, Status, Tag};
 
@@ -20,19 +20,27 @@ impl Domain {
     #[inline(always)] // what its caller knows of the bio is not stored to be loaded again
     pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
         let Some(range) = bio.op.range() else { return self.submit_flush(id, &bio, now) };
-        let hctx = self.table.get_mut(id);
-        let lane = &self.lanes[hctx.lane.index()];
+        let Domain { table, lanes, watch, plug, .. } = self;
+        let hctx = table.get_mut(id);
+        let lane = &lanes[hctx.lane.index()];
         let durable = match bio.op {
             Op::Write(_) if bio.fua && lane.dsync => Durable::Itself,
             op if bio.fua && op.is_write() => Durable::FlushAfter,
             _ => Durable::No,
         };
         hctx.tags.claim(&bio, durable, now, State::Plugged)?;
-        self.watch.begun(now);
+        watch.begun(now);
         hctx.stats.submitted(bio.op, now);
         let ident = Ident { hctx: id, tag: bio.tag };
-        if lane.keeper.is_open(&lane.limits) || !self.park(ident, bio.op, now) {
-            self.enter(ident, bio.op, range, now);
+        if !lane.keeper.is_open(&lane.limits) {
+            self.submit_limited(ident, bio.op, range, now);
+            return Ok(());
+        }
+        let look = hctx.look(bio.op, range, !bio.alone);
+        if look.is_some() || plug.is_full(ident) {
+            self.enter(ident, bio.op, range, look, now);
+        } else {
+            plug.push(ident, hctx.merging.plugged(bio.tag, bio.op, range));
         }
         Ok(())
     }
@@ -51,24 +59,32 @@ impl Domain {
         Ok(())
     }
 
-    /// Puts a plugged bio into the batch, or into a request that it touches.
-    #[inline(always)] // for each bio, with what its caller knows of it
-    pub(super) fn enter(&mut self, id: Ident, op: Op, range: SectorRange, now: Nanos) {
+    #[inline(never)] // only where there are limits
+    fn submit_limited(&mut self, id: Ident, op: Op, range: SectorRange, now: Nanos) {
+        if !self.park(id, op, now) {
+            self.unlimited(id, op, range, now);
+        }
+    }
+
+    /// A plugged bio that a limit lets go.
+    pub(super) fn unlimited(&mut self, id: Ident, op: Op, range: SectorRange, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
-        let mut grown = false;
-        if !hctx.merging.is_off() {
-            if let Some(look) = hctx.look(id.tag, op, range)
-                && self.merge_with(id, look)
-            {
-                return;
-            }
-            self.table.get_mut(id.hctx).merging.plugged(id.tag, op, range);
-            grown = is_grown(range);
+        let may = hctx.tags.slot(id.tag).join == Join::May;
+        let look = hctx.look(op, range, may);
+        self.enter(id, op, range, look, now);
+    }
+
+    /// Puts a plugged bio into a request that it touches, or into the batch.
+    #[inline(always)] // sequential bios all come here
+    fn enter(&mut self, id: Ident, op: Op, range: SectorRange, look: Option<Look>, now: Nanos) {
+        if look.is_some_and(|look| self.merge_with(id, look)) {
+            return;
         }
         if self.plug.is_full(id) {
             self.stage_plug(now);
         }
-        self.plug.push(id, grown);
+        let merging = &mut self.table.get_mut(id.hctx).merging;
+        self.plug.push(id, merging.plugged(id.tag, op, range));
     }
 
     /// Claims a tag and answers it at once, without I/O: parse errors, GET_ID. So every popped

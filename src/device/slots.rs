@@ -201,7 +201,7 @@ impl Slots {
 
     /// The buffers, in order, in one piece of memory (S-2).
     #[must_use]
-    #[inline]
+    #[inline(always)] // for each request
     pub fn bufs(&self, tag: Tag) -> &[GuestBuf] {
         let slot = &self.slots[tag.index()];
         if slot.ranges {

@@ -39,8 +39,7 @@ mod newest;
 
 pub use chain::Bios;
 pub(super) use chain::{Rest, Run};
-pub(super) use newest::is_grown;
-use newest::{KINDS, Latest, Newest, kind};
+use newest::{KINDS, Latest, Newest, is_grown, kind};
 
 /// The most buffers of a request that an operator may allow: what one system call takes (IOV_MAX).
 pub const MAX_SEGMENTS: u16 = 1024;
@@ -189,13 +188,18 @@ impl Merging {
     }
 
     /// A bio that joined nobody is going into the batch. While the search rests, nobody scans the
-    /// list of the newest of the batch, so it is not kept.
+    /// list of the newest of the batch, so it is not kept. Whether it is so long that the batch is
+    /// to be handed on.
     #[inline]
-    pub(super) fn plugged(&mut self, tag: Tag, op: Op, range: SectorRange) {
+    pub(super) fn plugged(&mut self, tag: Tag, op: Op, range: SectorRange) -> bool {
+        if self.is_off() {
+            return false;
+        }
         self.newest[kind(op)] = Latest::of(tag, range);
         if self.rest == 0 {
             self.plugged.push(tag);
         }
+        is_grown(range)
     }
 
     /// The request of `tag` has grown to this.
@@ -285,11 +289,11 @@ fn same_operation(a: Op, b: Op) -> Option<(SectorRange, SectorRange)> {
 
 impl Hctx {
     /// Where a new bio, claimed and not yet in the batch, has to be looked up; `None` when there is
-    /// nobody that it could join.
+    /// nobody that it could join. `may`: it may be joined with others.
     #[inline]
-    pub(super) fn look(&mut self, tag: Tag, op: Op, range: SectorRange) -> Option<Look> {
+    pub(super) fn look(&mut self, op: Op, range: SectorRange, may: bool) -> Option<Look> {
         // The bio itself counts as one of those that wait.
-        if self.waiting() < 2 || self.tags.slot(tag).join != Join::May {
+        if !may || self.merging.is_off() || self.waiting() < 2 {
             return None;
         }
         let merging = &mut self.merging;

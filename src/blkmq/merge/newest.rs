@@ -7,7 +7,7 @@ use crate::block::{Op, SECTOR_SIZE, Sector, SectorRange, Tag};
 const NEWEST: usize = 8;
 
 /// Kinds of operations that are looked for separately (M1).
-pub(super) const KINDS: usize = 5;
+pub(super) const KINDS: usize = 6;
 
 /// A last request of this many bytes hands the batch on (Linux: BLK_PLUG_FLUSH_SIZE).
 const GROWN: u64 = 128 * 1024;
@@ -61,17 +61,19 @@ impl Latest {
 
 /// Whether a batch that ends with this is to be handed on: it will hardly grow further.
 #[inline]
-pub(in crate::blkmq) fn is_grown(range: SectorRange) -> bool {
+pub(super) fn is_grown(range: SectorRange) -> bool {
     range.sectors() >= GROWN / SECTOR_SIZE
 }
 
 #[inline]
 pub(super) const fn kind(op: Op) -> usize {
+    // In the order of `Op`: nothing to be looked up.
     match op {
         Op::Read(_) => 0,
         Op::Write(_) => 1,
-        Op::Discard(_) => 2,
-        Op::WriteZeroes { unmap: false, .. } => 3,
-        Op::WriteZeroes { unmap: true, .. } | Op::Flush => 4,
+        Op::Flush => 2,
+        Op::Discard(_) => 3,
+        Op::WriteZeroes { unmap: false, .. } => 4,
+        Op::WriteZeroes { unmap: true, .. } => 5,
     }
 }

@@ -155,7 +155,7 @@ impl Lanes {
     }
 
     /// Tells the core how an operation ended.
-    #[inline]
+    #[inline(always)] // for each of them
     fn complete(&mut self, queues: &mut Queues, done: IoDone, now: Nanos) {
         let key = done.key;
         let Some(queue) = queues.get_mut(usize::from(key.slot)).and_then(Option::as_mut) else {

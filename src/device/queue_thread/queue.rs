@@ -225,16 +225,14 @@ impl Queue {
 
     /// Answers everything that the core has finished (Q3).
     pub(super) fn publish(&mut self, domain: &mut Domain) {
-        while let Some((tag, status)) = domain.take_done(self.hctx) {
+        for (tag, status) in domain.take_all_done(self.hctx) {
             self.finish(tag, status);
         }
         if self.published.is_empty() {
             return;
         }
         let notify = self.vq.publish();
-        for tag in self.published.drain(..) {
-            domain.release(self.hctx, tag);
-        }
+        domain.release_all(self.hctx, self.published.drain(..));
         // A block may have become free, or the guest may have been waiting for a head.
         self.active |= self.fetches();
         if notify {
@@ -252,6 +250,7 @@ impl Queue {
         }
     }
 
+    #[inline]
     fn finish(&mut self, tag: Tag, status: Status) {
         let len = self.slots.finish(tag, status);
         self.vq.push_used(tag, len);

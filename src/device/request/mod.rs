@@ -390,11 +390,10 @@ fn segments(
 
 /// The priority class of a guest's hint, laid out as Linux's `ioprio` (class in bits 13 to 15).
 const fn class_of(ioprio: u32) -> Class {
-    match ioprio >> 13 & 7 {
-        1 => Class::RealTime,
-        3 => Class::Idle,
-        _ => Class::BestEffort,
-    }
+    use Class::{BestEffort, Idle, RealTime};
+    const CLASSES: [Class; 8] =
+        [BestEffort, RealTime, BestEffort, Idle, BestEffort, BestEffort, BestEffort, BestEffort];
+    CLASSES[(ioprio >> 13 & 7) as usize]
 }
 
 #[cfg(test)]
