@@ -1,6 +1,6 @@
 //! Fair shares of the credits among the disks of a domain, where the scheduler weighs nobody.
 //!
-//! The arithmetic is [`FairShare`]'s (H1 to H4). Here:
+//! The arithmetic is [`FairShare`](super::credit::FairShare)'s (H1 to H5). Here:
 //!
 //! * **Z1** Shares are kept while there is a bound on what is in flight, the domain has several disks,
 //!   and the scheduler can hold a disk back. One that weighs disks, or sorts all of them into one

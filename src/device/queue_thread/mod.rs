@@ -25,7 +25,7 @@
 //!   back to control its counter is set to 0 (without blocking), so that the front-end does not
 //!   find a kick that was served.
 //!   A ring for which the front-end has no kick descriptor (bit 8 of SET_VRING_KICK) is looked at
-//!   every [`wait::UNKICKED_PAUSE`].
+//!   every 100 us (`wait`).
 //! * T4 A queue goes back to control only when the core holds nothing of it (L6). The generation
 //!   of guest memory that its buffers lie in is held by the ring until then (L3).
 
