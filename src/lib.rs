@@ -70,7 +70,8 @@
 //! * `blkmq-admin` and a `blkmq-client` for each operator serve the admin socket; `blkmq-watch` logs
 //!   requests that are stuck.
 //! * A queue thread sleeps in exactly one place, its io_uring: kicks, mailbox and I/O completions
-//!   are all completions of that ring. Virtqueue `i` of disk `d` belongs to queue thread
+//!   are all completions of that ring. Before it sleeps it looks at rings and completions for as
+//!   long as that has paid lately (`--poll-max-us`; 0 when idle). Virtqueue `i` of disk `d` belongs to queue thread
 //!   `(d + i) mod n` of its pool.
 //! * One control thread per front-end connection (`blkmq-session`), and the main thread with one
 //!   epoll loop for listener, signals and the end of sessions.
@@ -109,7 +110,8 @@
 //! tag 17 (a live tag means a broken guest) and takes the bio into its plug. When the ring is
 //! empty, `run` moves the plug through the scheduler (`none`: straight on) to `issue`, which fills
 //! one submission entry aimed at guest memory. Notifications are turned on again, the ring is
-//! looked at once more, and one `io_uring_enter` submits and sleeps. The completion goes to the
+//! looked at once more, and one `io_uring_enter` submits and sleeps. (An image on tmpfs is copied by
+//! the thread itself, which io_uring would leave to a worker.) The completion goes to the
 //! core as an outcome of (asked, got); the core marks 17 done; the status byte, the used entry,
 //! one index and at most one notification go out; only then is tag 17 free. No allocation, no
 //! lock, no log line.

@@ -1,12 +1,12 @@
 //! Step 5 of the loop: from nothing to do to something to do.
 //!
-//! * L1 What was written to the submission queue goes before anything else (T2).
-//! * L2 While the thread looks, its only system call is a yield of its CPU every [`YIELD_EVERY`], and the
-//!   guests are not asked to kick.
-//! * L3 The kernel's sign that an enter is wanted may stay up when nothing is (it is put up by whoever
+//! * WA1 What was written to the submission queue goes before anything else (T2).
+//! * WA2 While the thread looks it yields its CPU every [`YIELD_EVERY`] and makes no other system call
+//!   (but see WA3), and the guests are not asked to kick.
+//! * WA3 The kernel's sign that an enter is wanted may stay up when nothing is (it is put up by whoever
 //!   adds work, perhaps after the work was done). So a sign that an enter did not take down is no
 //!   event: the thread goes on looking, and enters again each time it looks at the clock.
-//! * L4 It sleeps in one place, its io_uring, after it has asked the guests to kick and looked once more
+//! * WA4 It sleeps in one place, its io_uring, after it has asked the guests to kick and looked once more
 //!   (I12); at most until time alone makes work: a limit, a scheduler, the watch, a ring that nobody
 //!   kicks.
 
@@ -21,7 +21,7 @@ use crate::sys::clock;
 /// latency, long against a look at a ring.
 const UNKICKED_PAUSE: Duration = Duration::from_micros(100);
 
-/// How often a thread that looks lets others have its CPU, in nanoseconds (T5).
+/// How often a thread that looks lets others have its CPU, in nanoseconds (WA2).
 const YIELD_EVERY: u64 = 4_000;
 
 /// Looks between two readings of the clock: some hundred nanoseconds.
@@ -72,7 +72,7 @@ impl QueueThread {
             .map_or(u64::MAX, |most| u64::try_from(most.as_nanos()).unwrap_or(u64::MAX));
         let end = start + Duration::from_nanos(window.min(most));
         let mut next_yield = start + Duration::from_nanos(YIELD_EVERY);
-        let mut stale = self.ring.needs_enter(); // L3: the caller has just entered
+        let mut stale = self.ring.needs_enter(); // WA3: the caller has just entered
         loop {
             for _ in 0..LOOKS {
                 if self.ring.has_completions() || !stale && self.ring.needs_enter() {
