@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn transfers_are_what_the_ring_would_have_done() {
-        let file = memfd(8192).expect("a memfd");
+        let file = memfd(c"testkit", 8192).expect("a memfd");
         assert!(is_in_memory(file.as_fd()), "a memfd is a file of tmpfs");
         let pool = BouncePool::new(2, 4096, 4096).expect("memory");
         let (a, b) = (pool.buf(0), pool.buf(1));

@@ -15,12 +15,14 @@ pub mod direct_rw;
 pub mod eventfd;
 pub mod fd;
 pub mod guest;
+pub mod inflight;
 pub mod lock;
-#[cfg(any(test, feature = "testkit"))]
 pub mod memfd;
 pub mod ring;
 pub mod signal;
 pub mod socket;
+#[cfg(test)]
+pub mod steps;
 pub mod storage;
 pub mod token;
 pub mod uring;

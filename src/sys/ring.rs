@@ -298,11 +298,15 @@ impl SplitRing {
         let offset = ENTRIES + 8 * self.slot(at);
         word32(&self.used, offset).store(id.to_le(), Ordering::Relaxed);
         word32(&self.used, offset + 4).store(len.to_le(), Ordering::Relaxed);
+        #[cfg(test)]
+        super::steps::stored();
     }
 
     /// Stores `used.idx`, release: everything written before is visible to who sees the index.
     pub fn set_used_idx(&self, idx: u16) {
         word16(&self.used, INDEX).store(idx.to_le(), Ordering::Release);
+        #[cfg(test)]
+        super::steps::stored();
     }
 
     /// Stores `used.flags`.

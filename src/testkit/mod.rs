@@ -71,7 +71,7 @@ impl TestMemory {
     #[must_use]
     pub fn with_regions(wanted: &[(u64, u64)]) -> TestMemory {
         let total = wanted.iter().map(|(_, size)| size).sum();
-        let file = memfd(total).expect("a memfd can be made");
+        let file = memfd(c"testkit", total).expect("a memfd can be made");
         let mut offset = 0;
         let mut regions = Vec::new();
         for (gpa, size) in wanted.iter().copied() {

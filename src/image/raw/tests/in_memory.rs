@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// A file of tmpfs, and a path that names it as long as it is open.
 fn in_memory(content: &[u8]) -> (File, PathBuf) {
-    let file = memfd(content.len() as u64).expect("a memfd");
+    let file = memfd(c"testkit", content.len() as u64).expect("a memfd");
     file.write_all_at(content, 0).expect("room");
     let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
     (file, path)
