@@ -156,6 +156,7 @@ impl World {
             err: None,
             features: disk.config.features(),
             disk: Arc::new(disk),
+            inflight: None,
         };
         hand.start(start).expect("the ring is sound");
         let (rng, heads) = (Rng::new(0x1257), Vec::new());

@@ -8,6 +8,8 @@ mod common;
 mod bench;
 #[path = "frontend/chains.rs"]
 mod chains;
+#[path = "frontend/crash.rs"]
+mod crash;
 #[path = "frontend/messages.rs"]
 mod messages;
 #[path = "frontend/regressions.rs"]

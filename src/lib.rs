@@ -56,7 +56,7 @@
 //! `main` -> config, daemon. `config` -> image (names of cache modes), and the words of limits.
 //! `daemon` -> config, control, device, image, sys, block, and of blkmq what it makes (flush gate,
 //! limits, counters, schedulers by name) and shows (gauges, requests in progress). `control` -> device (mailbox,
-//! disk, config space), sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and
+//! disk, config space, in-flight region), sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and
 //! nothing else, ever. `image` -> block, sys. `sys` -> block (tags, times). The `tidy` test
 //! enforces them, with the parts of a room that may be named.
 //!
@@ -140,6 +140,16 @@
 //! kick's poll, releases its generation of guest memory, and sends the queue's position and
 //! eventfds back by value. Only then does the front-end get its answer.
 //!
+//! # Story: kill -9
+//!
+//! The front-end keeps guest memory, the rings, and a region in which [`device::inflight`] has marked
+//! each head before the core got it, and cleared it after its used index was published. A new process
+//! gets all of that on a new connection. Per ring it finishes the clearing that was cut short, goes on
+//! fetching at used index plus marked heads, whatever the front-end says, and gives the marked heads
+//! to the core again, in the order of their first time. The kernel may still be at work for the dead
+//! process; it also keeps its lock on the image until that is done, so a successor that takes the locks
+//! cannot be overtaken by it. Every flush gate begins unsynced, so the first flush syncs.
+//!
 //! # Crates: where each stands, and where one is not used and why
 //!
 //! * `vhost`: in [`control`], `BackendReqHandler` with our own handler, one thread per connection.
@@ -159,8 +169,8 @@
 //!
 //! # What is absent, and why
 //!
-//! In-flight memory, dirty log, config-change, packed rings; metrics, events and removal of
-//! disks at run time: not built yet. The seams they need are here (stopping and starting by
+//! Dirty log, config-change, packed rings; metrics, events and removal of disks at run time: not
+//! built yet. The seams they need are here (stopping and starting by
 //! value, the admin socket).
 //! `VIRTIO_F_RING_RESET` is never offered: QEMU's vhost-user-blk would reset only its own copy.
 

@@ -51,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "device::mailbox",
             "device::Disk",
             "device::config_space",
+            "device::inflight",
             "device::virtqueue::RingSetup",
             "device::MAX_QUEUES",
             "device::tuning",

@@ -1,12 +1,15 @@
 //! Starts the program under test, watches what it holds, and ends it.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use vhost_user_blkmq::sys::lock::is_held_by_others;
 
 use super::foreign;
 
@@ -145,6 +148,17 @@ impl Daemon {
         daemon
     }
 
+    /// Ends it with SIGKILL and waits until nothing of it works on `image` any more: the kernel finishes
+    /// what it was given, and keeps the image's locks until then (a successor would be refused). How
+    /// long that took after the end of the process.
+    pub(crate) fn kill(mut self, image: &Path) -> Duration {
+        self.signal(libc::SIGKILL);
+        self.wait(PATIENCE).expect("nothing survives that");
+        let begin = Instant::now();
+        await_unlocked(image);
+        begin.elapsed()
+    }
+
     /// Path of the vhost-user socket.
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
@@ -269,6 +283,13 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Waits until nobody holds QEMU's locks on the image ("writes", "lets nobody write").
+pub(crate) fn await_unlocked(image: &Path) {
+    let image = File::open(image).expect("the image is there");
+    let held = |byte| is_held_by_others(image.as_fd(), byte).expect("asked");
+    assert!(eventually(PATIENCE, || !held(101) && !held(201)), "who still has the image?");
 }
 
 /// Which file it is, and when it got its name (inode numbers are used again).

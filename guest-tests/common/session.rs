@@ -1,6 +1,7 @@
 //! The vhost-user protocol from the front-end's side, byte by byte: no crate stands between a
 //! test and the message that it wants to get wrong (docs/interop/vhost-user.rst of QEMU).
 
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -33,6 +34,7 @@ pub(crate) mod request {
     pub(crate) const GET_CONFIG: u32 = 24;
     pub(crate) const SET_CONFIG: u32 = 25;
     pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+    pub(crate) const SET_INFLIGHT_FD: u32 = 32;
     pub(crate) const RESET_DEVICE: u32 = 34;
     pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(crate) const ADD_MEM_REG: u32 = 37;
@@ -136,6 +138,13 @@ pub(crate) fn mem_table(regions: &[RegionWords]) -> Vec<u8> {
 pub(crate) fn mem_region(region: RegionWords) -> Vec<u8> {
     let mut bytes = vec![0; 8];
     bytes.extend(region.bytes());
+    bytes
+}
+
+/// Payload of GET_INFLIGHT_FD and SET_INFLIGHT_FD, padded as a C structure.
+fn inflight(len: u64, queues: u16, size: u16) -> Vec<u8> {
+    let mut bytes: Vec<u8> = [len, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+    bytes.extend([queues, size, 0, 0].iter().flat_map(|w| w.to_le_bytes()));
     bytes
 }
 
@@ -255,19 +264,46 @@ impl Session {
         Some(reply)
     }
 
+    /// GET_INFLIGHT_FD: the memory and its length in bytes.
+    pub(crate) fn get_inflight(&mut self, queues: u16, size: u16) -> (File, u64) {
+        let payload = inflight(0, queues, size);
+        assert!(self.send(request::GET_INFLIGHT_FD, 0, &payload, &[]));
+        let mut bytes = [0; 12 + 24];
+        let (got, file) = self.stream.recv_with_fd(&mut bytes).expect("an answer");
+        assert_eq!(got, bytes.len(), "one message");
+        assert_eq!(bytes[..12], header(request::GET_INFLIGHT_FD, VERSION | REPLY, 24)[..]);
+        let len = u64::from_le_bytes(bytes[12..20].try_into().expect("eight"));
+        assert_eq!(bytes[20..32], payload[8..20], "offset and shape");
+        (file.expect("a descriptor"), len)
+    }
+
+    /// SET_INFLIGHT_FD.
+    pub(crate) fn set_inflight(&mut self, file: &File, len: u64, queues: u16, size: u16) {
+        let payload = inflight(len, queues, size);
+        self.must(request::SET_INFLIGHT_FD, &payload, &[file.as_raw_fd()]);
+    }
+
     /// A number that the back-end knows.
     pub(crate) fn number(&mut self, request: u32) -> u64 {
         self.ask(request, &[]).expect("an answer").number()
     }
 
-    /// Owner, features offered, and all protocol features of [`protocol`] that are offered.
+    /// Owner, features offered, and the protocol features of [`protocol`] that are offered, but for
+    /// those that ask for more than a word.
     pub(crate) fn negotiate(&mut self) {
+        self.negotiate_with(0);
+    }
+
+    /// The same with more protocol features, which must be offered.
+    pub(crate) fn negotiate_with(&mut self, more: u64) {
         assert!(self.send(request::SET_OWNER, 0, &[], &[]));
         self.features = self.number(request::GET_FEATURES);
         assert_ne!(self.features & PROTOCOL_FEATURES, 0, "needed for everything else");
         let offered = self.number(request::GET_PROTOCOL_FEATURES);
         use protocol::{BACKEND_REQ, CONFIG, CONFIGURE_MEM_SLOTS, MQ, REPLY_ACK, RESET_DEVICE};
         let wanted = MQ | REPLY_ACK | BACKEND_REQ | CONFIG | RESET_DEVICE | CONFIGURE_MEM_SLOTS;
+        let wanted = wanted | more;
+        assert_eq!(offered & more, more, "what this front-end is about");
         self.protocol = offered & wanted;
         assert_ne!(self.protocol & REPLY_ACK, 0, "needed to learn what became of a message");
         let bytes = self.protocol.to_le_bytes();

@@ -247,6 +247,16 @@ impl Bench {
         bench
     }
 
+    /// Goes on at another back-end with the memory and the rings as they are: connects, negotiates
+    /// with these protocol features besides, shares the memory. The rings are not announced.
+    pub(crate) fn reconnect(&mut self, socket: &Path, more: u64) {
+        self.session = Session::connect(socket);
+        self.session.negotiate_with(more);
+        self.accept_features();
+        let Bench { session, memory, .. } = self;
+        assert_eq!(share(session, memory), Fate::Accepted, "the memory table");
+    }
+
     /// SET_FEATURES: what the plan wants and the device offers.
     pub(crate) fn accept_features(&mut self) {
         let features = self.session.features() & (self.plan.features | PROTOCOL_FEATURES);

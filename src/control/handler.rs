@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vhost::VhostUserMemoryRegionBase;
@@ -30,6 +31,7 @@ use super::rings::{Rings, Uncovered};
 use super::vring::RingAddresses;
 use crate::block::Errno;
 use crate::device::Disk;
+use crate::device::inflight::{self, Region};
 use crate::sys::fd::{self, Bell};
 
 /// The protocol features that we do. What is not here is refused, whoever asks.
@@ -37,6 +39,7 @@ pub(super) const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::BACKEND_REQ)
     .union(VhostUserProtocolFeatures::CONFIG)
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
     .union(VhostUserProtocolFeatures::RESET_DEVICE)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
 
@@ -172,6 +175,22 @@ impl Handler {
         rings.stop(index).map(|_| ())
     }
 
+    /// The record of what is in flight, new or of our predecessor. What it says of a ring is looked at
+    /// when that starts. A guest that had turned the cache off believes that it still is.
+    fn take_inflight(&mut self, told: &VhostUserInflight, file: File) -> Result<(), Refusal> {
+        let place = (told.mmap_offset, told.mmap_size);
+        let region = Region::attach(file, place, told.num_queues, told.queue_size)?;
+        let disk = Arc::clone(&self.disk);
+        self.rings().set_inflight(region, |region| {
+            let was_off = region.writeback() == Some(false);
+            if was_off && disk.writeback.swap(false, Ordering::SeqCst) {
+                make_durable(&disk)?;
+            }
+            region.set_writeback(disk.writeback.load(Ordering::SeqCst));
+            Ok(())
+        })
+    }
+
     /// Drains before it answers (L6): after the answer nothing is written to guest memory and
     /// nobody is notified.
     fn give_base(&mut self, index: u32) -> Result<VhostUserVringState, Refusal> {
@@ -186,12 +205,27 @@ impl Handler {
     /// drains, then the image is synced, then the front-end is told.
     fn take_config(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Refusal> {
         match config::write(&self.disk, offset, bytes)? {
-            config::Change::None | config::Change::CacheOn => Ok(()),
+            config::Change::None => Ok(()),
+            config::Change::CacheOn => {
+                record_mode(&self.rings(), true);
+                Ok(())
+            }
             config::Change::CacheOff => {
                 let disk = Arc::clone(&self.disk);
-                self.rings().at_rest(Uncovered::Wait, |_| make_durable(&disk))
+                self.rings().at_rest(Uncovered::Wait, |rings| {
+                    make_durable(&disk)?;
+                    record_mode(rings, false);
+                    Ok(())
+                })
             }
         }
+    }
+}
+
+/// Keeps the cache mode for a successor of ours, if there is a place for it.
+fn record_mode(rings: &Rings, writeback: bool) {
+    if let Some(region) = rings.inflight() {
+        region.set_writeback(writeback);
     }
 }
 
@@ -354,13 +388,15 @@ impl VhostUserBackendReqHandlerMut for Handler {
 
     fn get_inflight_fd(
         &mut self,
-        _inflight: &VhostUserInflight,
+        inflight: &VhostUserInflight,
     ) -> WireResult<(VhostUserInflight, File)> {
-        unsupported("INFLIGHT_SHMFD")
+        let (queues, size) = (inflight.num_queues, inflight.queue_size);
+        let (file, len) = wire(inflight::create(queues, size).map_err(Refusal::from))?;
+        Ok((VhostUserInflight::new(len, 0, queues, size), file))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> WireResult<()> {
-        unsupported("INFLIGHT_SHMFD")
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> WireResult<()> {
+        wire(self.take_inflight(inflight, file))
     }
 
     fn get_max_mem_slots(&mut self) -> WireResult<u64> {

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::block::QueueId;
+use crate::device::inflight::Unusable;
 use crate::device::mailbox::ThreadGone;
 
 /// The reason for refusing a message of the front-end.
@@ -107,6 +108,12 @@ pub enum Refusal {
         /// What is wrong with it.
         why: io::Error,
     },
+    /// In-flight memory that cannot be what it should be.
+    #[error("in-flight region: {0}")]
+    Inflight(#[from] Unusable),
+    /// A ring for which the in-flight region has no part.
+    #[error("queue {} has no part of the in-flight region", .0.0)]
+    NoInflight(QueueId),
     /// A read or write of config space that the device does not allow.
     #[error("config space, {len} bytes at offset {offset}: {why}")]
     Config {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::refusal::Refusal;
 use super::vring::{Ground, Vring};
 use crate::block::QueueId;
-use crate::device::Disk;
 use crate::device::mailbox::{DiskId, Mailbox};
+use crate::device::{Disk, inflight};
 use crate::sys::guest::GuestMemory;
 
 use vhost::vhost_user::message::VhostUserVirtioFeatures;
@@ -33,6 +33,8 @@ pub struct Rings {
     memory: Arc<GuestMemory>,
     /// `None` before SET_FEATURES (R3).
     features: Option<u64>,
+    /// Where the queue threads record what is in flight, if the front-end keeps a record.
+    inflight: Option<Arc<inflight::Region>>,
 }
 
 impl Rings {
@@ -47,7 +49,7 @@ impl Rings {
             .zip(mailboxes.iter().cycle())
             .map(|(i, mailbox)| Vring::new(QueueId(i), disk.id, mailbox.clone()))
             .collect();
-        Rings { rings, disk, memory: Arc::default(), features: None }
+        Rings { rings, disk, memory: Arc::default(), features: None, inflight: None }
     }
 
     /// Whose rings they are.
@@ -100,12 +102,14 @@ impl Rings {
         let Some(features) = self.features else { return Ok(()) };
         let memory = Arc::clone(&self.memory);
         let disk = Arc::clone(&self.disk);
+        let inflight = self.inflight.clone();
         let ring = self.get(index)?;
         // Without memory there is nothing yet that the ring could be outside of (R2).
         if memory.regions().is_empty() || !ring.wants_to_run(enabled_from_start(features)) {
             return Ok(());
         }
-        ring.start(&Ground { memory: &memory, features, disk: &disk })
+        let inflight = inflight.as_deref();
+        ring.start(&Ground { memory: &memory, features, disk: &disk, inflight })
     }
 
     /// Drains one ring; it is then Ready, or whatever it was if it did not run.
@@ -212,6 +216,25 @@ impl Rings {
         })
     }
 
+    /// Where the rings record what is in flight.
+    #[must_use]
+    pub fn inflight(&self) -> Option<&inflight::Region> {
+        self.inflight.as_deref()
+    }
+
+    /// Gives the rings a region to record in what is in flight, and does something more with it; rings
+    /// that run start again then.
+    ///
+    /// # Errors
+    /// What `also` answered, else a ring that could not stop or start.
+    pub fn set_inflight(
+        &mut self,
+        region: inflight::Region,
+        also: impl FnOnce(&inflight::Region) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        self.at_rest(Uncovered::Wait, |rings| also(rings.inflight.insert(Arc::new(region))))
+    }
+
     /// Drains all rings and turns them off (RESET_OWNER). A SET_VRING_KICK starts them again.
     ///
     /// # Errors
@@ -225,8 +248,8 @@ impl Rings {
         Ok(())
     }
 
-    /// Drains all rings and forgets what they were told (RESET_DEVICE), and the features. Guest
-    /// memory stays.
+    /// Drains all rings and forgets what they were told (RESET_DEVICE), the features and the
+    /// in-flight region. Guest memory stays.
     ///
     /// # Errors
     /// [`Refusal::QueueLost`].
@@ -234,6 +257,7 @@ impl Rings {
         self.stop_all()?;
         self.rings.iter_mut().for_each(Vring::reset);
         self.features = None;
+        self.inflight = None;
         Ok(())
     }
 }

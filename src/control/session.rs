@@ -131,6 +131,7 @@ impl Request {
                     | FrontendReq::SET_VRING_ERR
                     | FrontendReq::SET_VRING_ENABLE
                     | FrontendReq::SET_CONFIG
+                    | FrontendReq::SET_INFLIGHT_FD
             )
         )
     }

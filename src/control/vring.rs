@@ -30,9 +30,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::refusal::Refusal;
 use crate::block::QueueId;
-use crate::device::Disk;
 use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, ThreadGone};
 use crate::device::virtqueue::RingSetup;
+use crate::device::{Disk, inflight};
 use crate::sys::fd;
 use crate::sys::guest::{GuestBuf, GuestMemory};
 
@@ -105,6 +105,8 @@ pub struct Ground<'a> {
     pub features: u64,
     /// The disk behind the ring.
     pub disk: &'a Arc<Disk>,
+    /// The record of what is in flight, if the front-end keeps one.
+    pub inflight: Option<&'a inflight::Region>,
 }
 
 /// A ring as control sees it.
@@ -295,6 +297,8 @@ impl Vring {
         let State::Ready { kick } = &mut self.state else {
             return Ok(());
         };
+        let part = ground.inflight.map(|all| all.part(self.id).ok_or(Refusal::NoInflight(self.id)));
+        let part = part.transpose()?;
         let kick = kick.take();
         let next_used = self.next_used.unwrap_or_else(|| used_index(&parts.used));
         // A ring that goes on may have used buffers that the guest was never told of: they were
@@ -322,6 +326,7 @@ impl Vring {
             err: self.err.take(),
             features: ground.features,
             disk: Arc::clone(ground.disk),
+            inflight: part,
         };
         self.state = State::Stopped;
         match self.mailbox.start(start) {

@@ -14,8 +14,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::Disk;
 use super::virtqueue::RingSetup;
+use super::{Disk, inflight};
 use crate::blkmq::sched::{BadTunable, Scheduler};
 use crate::blkmq::{Gauges, Overdue};
 use crate::block::QueueId;
@@ -43,6 +43,9 @@ pub struct QueueStart {
     pub features: u64,
     /// The disk behind the queue.
     pub disk: Arc<Disk>,
+    /// Where to record what is in flight, if the front-end keeps a record; it then also says from
+    /// where to fetch.
+    pub inflight: Option<inflight::Part>,
 }
 
 /// What comes back from a queue that was drained and stopped.

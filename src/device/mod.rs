@@ -9,6 +9,7 @@ use crate::blkmq::stats::DiskStats;
 use crate::image::Image;
 
 pub mod config_space;
+pub mod inflight;
 pub mod mailbox;
 pub mod queue_thread;
 pub mod request;

@@ -180,6 +180,21 @@ impl SimDisk {
         self.state().ready.get(channel).is_some_and(|ready| !ready.is_empty())
     }
 
+    /// The process that used the disk was killed: of what it had started each operation takes
+    /// effect or does not, and nobody hears of it. Its channels are gone.
+    pub fn abandon(&self) {
+        let mut s = self.state();
+        while let Some(p) = s.pending.pop() {
+            let happens = s.rng.chance(1, 2);
+            if happens && p.verb != Verb::Sync {
+                let _ = s.perform(&p);
+            }
+        }
+        s.syncing.clear();
+        s.ready.clear();
+        s.bufs.clear();
+    }
+
     /// What a reader would find now.
     #[must_use]
     pub fn content(&self) -> Vec<u8> {

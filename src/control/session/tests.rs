@@ -4,6 +4,7 @@ use super::*;
 
 mod changes;
 mod descriptors;
+mod inflight;
 mod orders;
 mod random;
 mod reference;

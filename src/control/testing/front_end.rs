@@ -195,6 +195,38 @@ impl FrontEnd {
         Some(u32::from_ne_bytes(body[4..].try_into().expect("four bytes")))
     }
 
+    /// GET_INFLIGHT_FD: the memory and its length. `None` when the session ended instead.
+    pub(in crate::control) fn get_inflight(
+        &mut self,
+        queues: u16,
+        size: u16,
+    ) -> Option<(File, u64)> {
+        let request = FrontendReq::GET_INFLIGHT_FD as u32;
+        self.send(request, 1, &inflight(0, 0, queues, size), &[]);
+        let mut bytes = [0; 36];
+        let (got, file) = self.stream.recv_with_fd(&mut bytes).expect("an answer or an end");
+        if got == 0 {
+            return None;
+        }
+        assert_eq!(got, bytes.len(), "one message");
+        let word = |i: usize| u32::from_ne_bytes(bytes[i..i + 4].try_into().expect("four bytes"));
+        assert_eq!((word(0), word(4), word(8)), (request, 1 | 4, 24), "the reply to the request");
+        let len = u64::from_ne_bytes(bytes[12..20].try_into().expect("eight bytes"));
+        assert_eq!(bytes[20..32], inflight(0, 0, queues, size)[8..20], "offset and shape");
+        Some((file.expect("a descriptor"), len))
+    }
+
+    /// SET_INFLIGHT_FD.
+    pub(in crate::control) fn set_inflight(
+        &mut self,
+        (file, len): (&File, u64),
+        queues: u16,
+        size: u16,
+    ) -> Result<(), u64> {
+        let body = inflight(len, 0, queues, size);
+        self.tell(FrontendReq::SET_INFLIGHT_FD, &body, &[file.as_raw_fd()])
+    }
+
     pub(in crate::control) fn get_config(&mut self, offset: u32, size: u32) -> Option<Vec<u8>> {
         let mut body = config(offset, size);
         body.resize(12 + usize::try_from(size).expect("64-bit"), 0);
@@ -247,6 +279,13 @@ pub(in crate::control) fn pair(a: u32, b: u32) -> [u8; 8] {
 /// file offset.
 pub(in crate::control) fn region(words: [u64; 4]) -> Vec<u8> {
     [0].iter().chain(&words).flat_map(|w: &u64| w.to_ne_bytes()).collect()
+}
+
+/// The body of GET_INFLIGHT_FD and SET_INFLIGHT_FD, with QEMU's padding.
+fn inflight(len: u64, offset: u64, queues: u16, size: u16) -> Vec<u8> {
+    let mut body: Vec<u8> = [len, offset].iter().flat_map(|w| w.to_ne_bytes()).collect();
+    body.extend([queues, size, 0, 0].iter().flat_map(|w| w.to_ne_bytes()));
+    body
 }
 
 fn config(offset: u32, size: u32) -> Vec<u8> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::blkmq::sched::{NoScheduler, Scheduler};
 use crate::block::QueueId;
+use crate::device::inflight::Part;
 use crate::device::mailbox::{Command, DiskId, Inbox, Mailbox, QueueStart, QueueStopped, mailbox};
 
 /// What a queue thread was told, in order.
@@ -75,6 +76,11 @@ impl FakeThread {
     /// A look at a ring that the thread has.
     pub(in crate::control) fn with<T>(&self, queue: u16, look: impl FnOnce(&QueueStart) -> T) -> T {
         look(self.state().running.get(&queue).expect("the queue runs"))
+    }
+
+    /// The part of the in-flight region that came with a queue.
+    pub(in crate::control) fn take_inflight(&self, queue: u16) -> Option<Part> {
+        self.state().running.get_mut(&queue).expect("the queue runs").inflight.take()
     }
 
     /// Serves `n` requests of a queue.

@@ -31,8 +31,8 @@ impl Bench {
     }
 
     fn start(&mut self) -> Result<(), Refusal> {
-        let ground =
-            Ground { memory: self.table.memory(), features: ALL_FEATURES, disk: &self.world.disk };
+        let (memory, disk) = (self.table.memory(), &self.world.disk);
+        let ground = Ground { memory, features: ALL_FEATURES, disk, inflight: None };
         self.ring.start(&ground)
     }
 

@@ -381,7 +381,7 @@ impl QueueThread {
             let Some(queue) = &self.queues[slot] else { continue };
             let domain = &mut self.lanes.domain;
             let wanted = queue.stopping.is_some() || self.exiting;
-            if !wanted || !domain.is_idle(queue.hctx) {
+            if !wanted || queue.has_more() || !domain.is_idle(queue.hctx) {
                 continue;
             }
             let mut queue = self.queues[slot].take().expect("looked at above");

@@ -12,6 +12,9 @@
 //! * Q5 Where the image does its work while it is asked, a sweep is shorter: the guest takes the first
 //!   answers in and sends the next requests while the thread works on the others. Otherwise
 //!   both would wait for each other in turns.
+//! * Q6 With an in-flight region, a head that goes into the core is marked first, a batch is taken out
+//!   of the record after it was published, and what a predecessor left unanswered comes before
+//!   anything new: it counts as fetched, so a queue that stops finishes it too (Q2).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,10 +25,11 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::blkmq::Domain;
 use crate::block::{HctxId, LaneId, Nanos, Op, QueueId, SectorRange, Status, Tag};
 use crate::device::Disk;
+use crate::device::inflight::{Start, Tracker};
 use crate::device::mailbox::{QueueStart, QueueStopped};
 use crate::device::request::{Parsed, Rules, fetch};
 use crate::device::slots::Slots;
-use crate::device::virtqueue::{Chain, Position, VirtQueue};
+use crate::device::virtqueue::{Broken, Chain, Position, VirtQueue};
 use crate::sys::fd;
 use crate::sys::guest::GuestMemory;
 
@@ -70,6 +74,8 @@ pub(super) struct Queue {
     memory: Arc<GuestMemory>,
     rules: Rules,
     published: Vec<Tag>,
+    /// The record of what is in flight (Q6).
+    inflight: Option<Box<Tracker>>,
     /// Heads and sectors of one sweep (Q5).
     budget: (u16, u64),
 }
@@ -86,7 +92,15 @@ impl Queue {
         generation: u16,
     ) -> Result<Queue, String> {
         let size = start.ring.size;
-        let vq = VirtQueue::new(start.ring).map_err(|e| e.to_string())?;
+        let mut ring = start.ring;
+        let mut inflight = None;
+        if let Some(part) = start.inflight {
+            let at = Start { size, base: ring.next_avail, used: ring.next_used };
+            let recovered = part.recover(at).map_err(|e| format!("in-flight region: {e}"))?;
+            inflight = Some(Box::new(recovered.0));
+            ring.next_avail = recovered.1;
+        }
+        let vq = VirtQueue::new(ring).map_err(|e| e.to_string())?;
         Ok(Queue {
             id: start.queue,
             hctx,
@@ -111,6 +125,7 @@ impl Queue {
             disk: start.disk,
             memory: start.memory,
             published: Vec::with_capacity(usize::from(size)),
+            inflight,
         })
     }
 
@@ -141,14 +156,41 @@ impl Queue {
         !self.broken && !self.ending && self.stopping.is_none()
     }
 
+    /// Whether something of a predecessor is still to be given to the core (Q6).
+    pub(super) fn has_more(&self) -> bool {
+        !self.broken && self.inflight.as_ref().is_some_and(|inflight| inflight.has_more())
+    }
+
+    /// The next head for the core: one of a predecessor, else one that the guest has sent.
+    #[inline]
+    fn next_head(&mut self) -> Result<Option<Tag>, Broken> {
+        if let Some(inflight) = &mut self.inflight {
+            let again = inflight.again();
+            if again.is_some() || !self.fetches() {
+                return Ok(again);
+            }
+        }
+        self.vq.pop()
+    }
+
     /// Fetches up to its budget of bios into the core. Afterwards `active` says whether more
     /// may be waiting. Returns how many heads were fetched.
     #[inline(never)] // a loop of its own
     pub(super) fn sweep(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
-        if !self.fetches() {
+        if self.fetches() {
+            return self.fetch_some(domain, chain, now);
+        }
+        if !self.has_more() {
             self.active = false;
             return 0;
         }
+        let fetched = self.fetch_some(domain, chain, now);
+        // Nobody waits for a limit in a queue that someone waits for.
+        domain.release_parked(self.hctx, now);
+        fetched
+    }
+
+    fn fetch_some(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
         self.vq.disable_notifications();
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
@@ -159,7 +201,7 @@ impl Queue {
                 self.active = false;
                 return fetched;
             }
-            match self.vq.pop() {
+            match self.next_head() {
                 Ok(Some(tag)) => {
                     fetched += 1;
                     let Some(moved) = self.accept(tag, writeback, domain, chain, now) else {
@@ -191,9 +233,14 @@ impl Queue {
         chain: &mut Chain,
         now: Nanos,
     ) -> Option<u64> {
-        let Queue { vq, memory, rules, slots, .. } = self;
+        let Queue { vq, memory, rules, slots, inflight, .. } = self;
         // The slots are claimed and freed with the tags, so a live head shows in the parse (Q1).
         let parsed = fetch(vq, memory, tag, chain, rules, writeback, slots);
+        if let Some(inflight) = inflight
+            && !matches!(parsed, Parsed::Broken(_))
+        {
+            inflight.mark(tag);
+        }
         if let Parsed::Bio(bio) = parsed {
             let moves = matches!(bio.op, Op::Read(_) | Op::Write(_));
             let sectors = bio.op.range().filter(|_| moves);
@@ -232,9 +279,12 @@ impl Queue {
             return;
         }
         let notify = self.vq.publish();
+        if let Some(inflight) = &mut self.inflight {
+            inflight.published(&self.published, self.vq.position().next_used);
+        }
         domain.release_all(self.hctx, self.published.drain(..));
         // A block may have become free, or the guest may have been waiting for a head.
-        self.active |= self.fetches();
+        self.active |= self.fetches() || self.has_more();
         if notify {
             self.announce();
         }
@@ -254,6 +304,9 @@ impl Queue {
     fn finish(&mut self, tag: Tag, status: Status) {
         let len = self.slots.finish(tag, status);
         self.vq.push_used(tag, len);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.link(tag);
+        }
         self.published.push(tag);
     }
 

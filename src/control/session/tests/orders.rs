@@ -23,8 +23,9 @@ fn qemu_realize(fe: &mut FrontEnd, queues: u16) {
     fe.quiet = true;
     assert_ne!(fe.ask_u64(FrontendReq::GET_FEATURES) & PROTOCOL_BIT, 0);
     let protocol = fe.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES);
-    // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS; nothing else.
-    assert_eq!(protocol, 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 13 | 1 << 15);
+    // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD, RESET_DEVICE, CONFIGURE_MEM_SLOTS;
+    // nothing else.
+    assert_eq!(protocol, 1 << 0 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15);
     fe.set_u64(FrontendReq::SET_PROTOCOL_FEATURES, protocol & !(1 << 13)).expect("sent");
     assert!(fe.ask_u64(FrontendReq::GET_QUEUE_NUM) >= u64::from(queues));
     assert_eq!(fe.ask_u64(FrontendReq::GET_MAX_MEM_SLOTS), 509);

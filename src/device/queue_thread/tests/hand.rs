@@ -32,6 +32,7 @@ fn a_turn_serves_what_was_kicked() {
         err: None,
         features: disk.config.features(),
         disk: Arc::new(disk),
+        inflight: None,
     };
     hand.start(start).expect("the ring is sound");
     let old = hand.set_scheduler(Box::new(NoScheduler::new()), Nanos(1));

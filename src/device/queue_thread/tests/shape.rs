@@ -20,6 +20,9 @@ pub(super) struct Tally {
     pub(super) failed: u64,
     pub(super) failed_flushes: u64,
     pub(super) stops: u64,
+    /// How often the process was killed, and the heads that its successors found marked.
+    pub(super) kills: u64,
+    pub(super) again: u64,
 }
 
 /// How a run is shaped.
@@ -37,6 +40,8 @@ pub(super) struct Shape {
     pub(super) sequential: u64,
     /// Sectors that fail, and nothing else does.
     pub(super) bad: Option<(usize, usize)>,
+    /// The front-end keeps an in-flight region.
+    pub(super) inflight: bool,
 }
 
 impl Shape {
@@ -51,5 +56,6 @@ impl Shape {
         dsync: true,
         sequential: 0,
         bad: None,
+        inflight: false,
     };
 }

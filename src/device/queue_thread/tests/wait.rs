@@ -32,6 +32,7 @@ fn bench() -> (QueueThread, BlkDriver) {
         kick: None,
         call: None,
         err: None,
+        inflight: None,
         features: disk.config.features(),
         disk: Arc::new(disk),
     };

@@ -100,6 +100,7 @@ impl Bench {
                 err: None,
                 features: disk.config.features(),
                 disk: Arc::clone(&disk),
+                inflight: None,
             };
             thread.start(start).expect("the queue can run");
             let mut guest = BlkDriver::new(driver);

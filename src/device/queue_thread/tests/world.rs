@@ -21,6 +21,7 @@ use super::shape::{Sent, Shape, Tally};
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
+use crate::device::inflight::{self, Region};
 use crate::device::mailbox::{DiskId, Mailbox, QueueStart, QueueStopped, mailbox};
 use crate::device::queue_thread::QueueThread;
 use crate::device::tuning::{DiskTuning, PoolTuning};
@@ -40,18 +41,18 @@ pub(super) const SECTORS: usize = 96;
 const QUEUE_SIZE: u16 = 32;
 const ID: DiskId = DiskId(0);
 
-enum Running {
+pub(super) enum Running {
     Yes,
     Stopping(Receiver<Option<Box<QueueStopped>>>),
     No { next_avail: u16, next_used: u16 },
 }
 
 pub(super) struct Guest {
-    queue: QueueId,
+    pub(super) queue: QueueId,
     pub(super) driver: BlkDriver,
     err: EventFd,
     sent: HashMap<u16, Sent>,
-    running: Running,
+    pub(super) running: Running,
 }
 
 pub(super) struct World {
@@ -60,10 +61,10 @@ pub(super) struct World {
     pub(super) disk: Arc<Disk>,
     pub(super) threads: Vec<QueueThread>,
     pub(super) tally: Tally,
-    shape: Shape,
-    mailboxes: Vec<Mailbox>,
+    pub(super) shape: Shape,
+    pub(super) mailboxes: Vec<Mailbox>,
     /// Per thread: it said that it may sleep, and nothing has woken it since.
-    asleep: Vec<bool>,
+    pub(super) asleep: Vec<bool>,
     memory: Arc<TestMemory>,
     pub(super) guests: Vec<Guest>,
     model: DiskModel,
@@ -72,8 +73,41 @@ pub(super) struct World {
     /// The end of the newest range, and whether it was written.
     newest: (usize, bool),
     value: u64,
-    epoch: u64,
+    pub(super) epoch: u64,
     now: Nanos,
+    pub(super) seed: u64,
+    /// What the front-end keeps for the next process.
+    pub(super) record: Option<Region>,
+}
+
+/// What one process has, all of which dies with it.
+pub(super) struct Process {
+    pub(super) disk: Arc<Disk>,
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) threads: Vec<QueueThread>,
+}
+
+impl Process {
+    pub(super) fn start(sim: &SimDisk, seed: u64, threads: u16) -> Process {
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
+            (0..threads).map(|_| mailbox().expect("an eventfd")).unzip();
+        // Whether flushes may be answered without a sync is the disk's choice (G5).
+        let policy = FlushPolicy { exclusive: !seed.is_multiple_of(4), noop: false };
+        let pool = Arc::new(PoolTuning::new(threads));
+        // Few requests in flight, or any number: a credit that is lost stops everything (I04, I10).
+        pool.set_hw_depth([0, 0, 1, 3, 8][usize::try_from(seed % 5).expect("small")]);
+        let credits = Arc::clone(pool.credits());
+        let disk = Arc::new(disk_on(sim, &mailboxes, policy, pool));
+        let threads = (0..threads)
+            .zip(inboxes)
+            .map(|(index, inbox)| {
+                let ring = Ring::new(8).expect("io_uring works on the test machine");
+                QueueThread::new(index, ring, inbox, Arc::clone(&credits))
+                    .expect("the mailbox can be watched")
+            })
+            .collect();
+        Process { disk, mailboxes, threads }
+    }
 }
 
 impl World {
@@ -85,23 +119,13 @@ impl World {
         if let Some((start, end)) = shape.bad {
             sim.set_bad(start as u64..end as u64);
         }
-        let (mailboxes, inboxes): (Vec<_>, Vec<_>) =
-            (0..shape.threads).map(|_| mailbox().expect("an eventfd")).unzip();
-        // Whether flushes may be answered without a sync is the disk's choice (G5).
-        let policy = FlushPolicy { exclusive: !seed.is_multiple_of(4), noop: false };
-        let pool = Arc::new(PoolTuning::new(shape.threads));
-        // Few requests in flight, or any number: a credit that is lost stops everything (I04, I10).
-        pool.set_hw_depth([0, 0, 1, 3, 8][usize::try_from(seed % 5).expect("small")]);
-        let credits = Arc::clone(pool.credits());
-        let disk = Arc::new(disk_on(&sim, &mailboxes, policy, pool));
-        let threads: Vec<_> = (0..shape.threads)
-            .zip(inboxes)
-            .map(|(index, inbox)| {
-                let ring = Ring::new(8).expect("io_uring works on the test machine");
-                QueueThread::new(index, ring, inbox, Arc::clone(&credits))
-                    .expect("the mailbox can be watched")
-            })
-            .collect();
+        let Process { disk, mailboxes, threads } = Process::start(&sim, seed, shape.threads);
+        let record = shape.inflight.then(|| {
+            let queues = shape.queues;
+            let (file, len) = inflight::create(queues, QUEUE_SIZE).expect("memory");
+            let region = Region::attach(file, (0, len), queues, QUEUE_SIZE);
+            region.expect("one of ours")
+        });
         let memory = Arc::new(TestMemory::new(8 << 20));
         let mut world = World {
             sim,
@@ -120,6 +144,8 @@ impl World {
             epoch: 0,
             now: Nanos(1),
             rng,
+            seed,
+            record,
         };
         for queue in 0..shape.queues {
             let event_idx = world.rng.chance(1, 2);
@@ -139,7 +165,7 @@ impl World {
         world
     }
 
-    fn start(&mut self, g: usize) {
+    pub(super) fn start(&mut self, g: usize) {
         let Running::No { next_avail, next_used } = self.guests[g].running else { return };
         let mut ring = self.guests[g].driver.driver().setup();
         ring.next_avail = next_avail;
@@ -159,6 +185,7 @@ impl World {
             err: Some(self.guests[g].err.try_clone().expect("a descriptor")),
             features: features.iter().fold(0, |bits, f| bits | 1 << f),
             disk: Arc::clone(&self.disk),
+            inflight: self.record.as_ref().and_then(|all| all.part(self.guests[g].queue)),
         };
         let t = self.thread_of(g);
         self.threads[t].start(start).expect("the queue was stopped");
@@ -234,6 +261,8 @@ impl World {
                     // Drained: all that was fetched has been answered.
                     assert_eq!(stopped.next_avail, stopped.next_used);
                     assert!(!stopped.broken);
+                    let record = self.record.as_ref();
+                    assert_eq!(record.map_or(0, |all| all.marked(guest.queue)), 0, "I33");
                     self.tally.stops += 1;
                     let QueueStopped { next_avail, next_used, .. } = *stopped;
                     guest.running = Running::No { next_avail, next_used };
@@ -350,7 +379,7 @@ impl World {
     }
 
     /// Thread `t` runs once, if anything wakes it. Whether it did.
-    fn wake(&mut self, t: usize) -> bool {
+    pub(super) fn wake(&mut self, t: usize) -> bool {
         let thread = &mut self.threads[t];
         let rung = eventfd::drain(thread.inbox.as_fd()).is_some();
         if rung {
@@ -374,7 +403,7 @@ impl World {
     }
 
     /// The guests, and control, look at what came back.
-    fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         self.collect_stopped();
         for g in 0..self.guests.len() {
             while let Some(done) = self.guests[g].driver.poll() {
