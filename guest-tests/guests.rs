@@ -5,6 +5,7 @@
 mod admin;
 mod guest;
 mod qemu_boot;
+mod qemu_crash;
 mod qemu_data;
 mod qemu_events;
 mod qemu_steer;

@@ -66,6 +66,12 @@ impl Daemon {
         assert!(self.process.alive(), "the daemon ended: {}", self.process.output());
     }
 
+    /// SIGKILL: it does nothing any more.
+    pub(crate) fn kill(mut self) {
+        self.assert_alive();
+        self.process.kill();
+    }
+
     /// Ends it with SIGTERM: it must go at once and with status 0.
     pub(crate) fn finish(mut self) {
         self.assert_alive();

@@ -39,13 +39,14 @@ pub(crate) struct Guest<'session> {
     boot: Boot,
     disks: Vec<(PathBuf, String)>,
     more: Vec<String>,
+    reconnects: bool,
 }
 
 impl<'session> Guest<'session> {
     /// A guest with `cpus` CPUs that boots the test kernel directly.
     pub(crate) fn new(session: &'session Session, name: &'static str, cpus: u32) -> Self {
         let boot = Boot::Kernel(String::new());
-        Guest { session, name, cpus, boot, disks: Vec::new(), more: Vec::new() }
+        Guest { session, name, cpus, boot, disks: Vec::new(), more: Vec::new(), reconnects: false }
     }
 
     /// Adds parameters to the kernel's command line.
@@ -79,6 +80,12 @@ impl<'session> Guest<'session> {
     /// The same for whoever listens on `socket`.
     pub(crate) fn disk_at(mut self, socket: &Path, properties: &str) -> Self {
         self.disks.push((socket.to_path_buf(), properties.to_string()));
+        self
+    }
+
+    /// QEMU connects to its daemons again, every second, when they have gone.
+    pub(crate) fn reconnecting(mut self) -> Self {
+        self.reconnects = true;
         self
     }
 
@@ -136,7 +143,8 @@ impl<'session> Guest<'session> {
                 (Boot::Bios | Boot::Uefi, 0) => ",bootindex=0",
                 _ => "",
             };
-            add("-chardev", format!("socket,id=disk{index},path={}", socket.display()));
+            let again = if self.reconnects { ",reconnect=1" } else { "" };
+            add("-chardev", format!("socket,id=disk{index},path={}{again}", socket.display()));
             add(
                 "-device",
                 format!(
@@ -264,12 +272,17 @@ impl Vm {
     }
 
     /// Asks QEMU to end, which stops the devices in order.
-    pub(crate) fn quit(mut self) {
+    pub(crate) fn quit(self) {
+        let complaints = self.quit_complaining();
+        assert!(complaints.is_empty(), "QEMU complained: {complaints}");
+    }
+
+    /// The same for a QEMU that had reason to complain; what it said.
+    pub(crate) fn quit_complaining(mut self) -> String {
         self.qmp.run("quit", json!({}));
         let status = self.qemu.ended(SOON).expect("QEMU does not quit");
         assert!(status.success(), "QEMU ended with {status}: {}", self.qemu.output());
-        let complaints = self.qemu.output();
-        assert!(complaints.is_empty(), "QEMU complained: {complaints}");
+        self.qemu.output()
     }
 
     /// What the guest's kernel printed that hints at a disk in trouble.
