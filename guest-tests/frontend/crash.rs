@@ -20,7 +20,8 @@ const QUEUES: u16 = 3;
 const SIZE: u16 = 64;
 /// Bytes of a slot: requests never overlap, because each works on a slot of its own.
 const SLOT: u32 = 4096;
-const SLOTS: usize = (DISK / SLOT as u64) as usize;
+const SLOTS: usize = 1024;
+const _: () = assert!(SLOTS as u64 * SLOT as u64 == DISK);
 
 /// Which position a front-end gives after a crash.
 #[derive(Clone, Copy, Debug)]
