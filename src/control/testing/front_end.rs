@@ -204,10 +204,12 @@ impl FrontEnd {
         let request = FrontendReq::GET_INFLIGHT_FD as u32;
         self.send(request, 1, &inflight(0, 0, queues, size), &[]);
         let mut bytes = [0; 36];
-        let (got, file) = self.stream.recv_with_fd(&mut bytes).expect("an answer or an end");
-        if got == 0 {
-            return None;
-        }
+        let (got, file) = match self.stream.recv_with_fd(&mut bytes) {
+            Ok((0, _)) => return None,
+            Ok(answer) => answer,
+            Err(e) if e.errno() == libc::EAGAIN => panic!("neither an answer nor an end"),
+            Err(_) => return None,
+        };
         assert_eq!(got, bytes.len(), "one message");
         let word = |i: usize| u32::from_ne_bytes(bytes[i..i + 4].try_into().expect("four bytes"));
         assert_eq!((word(0), word(4), word(8)), (request, 1 | 4, 24), "the reply to the request");

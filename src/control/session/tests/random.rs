@@ -27,6 +27,7 @@ enum Step {
     Enable(u16, bool),
     GetBase(u32),
     Config(u32, Vec<u8>),
+    Inflight(u16, u16),
     Reset,
     Owner,
     Work(u16, u16),
@@ -65,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any_queue.prop_map(Step::GetBase),
         1 => (0_u32..64, prop::collection::vec(0_u8..3, 0..3))
             .prop_map(|(at, bytes)| Step::Config(at, bytes)),
+        1 => (0_u16..6, prop_oneof![9 => Just(64_u16), 1 => any::<u16>()])
+            .prop_map(|(queues, size)| Step::Inflight(queues, size)),
         1 => Just(Step::Reset),
         1 => Just(Step::Owner),
         6 => (queue, 1_u16..2000).prop_map(|(q, n)| Step::Work(q, n)),
@@ -102,6 +105,10 @@ fn take(fe: &mut FrontEnd, world: &World, memories: &[Memory], step: &Step) -> b
         Step::Enable(q, on) => fe.enable(*q, *on),
         Step::GetBase(q) => return fe.get_base(*q).is_some(),
         Step::Config(at, bytes) => fe.set_config(*at, bytes),
+        Step::Inflight(queues, size) => match fe.get_inflight(*queues, *size) {
+            Some((file, len)) => fe.set_inflight((&file, len), *queues, *size),
+            None => return false,
+        },
         Step::Reset => fe.tell(FrontendReq::RESET_DEVICE, &[], &[]),
         Step::Owner => fe.tell(FrontendReq::RESET_OWNER, &[], &[]),
         Step::Work(q, n) => {

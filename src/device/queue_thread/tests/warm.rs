@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::blkmq::{FlushGate, FlushPolicy};
 use crate::block::{Nanos, QueueId};
 use crate::device::config_space::ConfigSpace;
+use crate::device::inflight::{self, Region};
 use crate::device::mailbox::{DiskId, QueueStart, mailbox};
 use crate::device::queue_thread::QueueThread;
 use crate::device::tuning::{DiskTuning, PoolTuning};
@@ -89,6 +90,8 @@ impl Bench {
         });
         let memory = Arc::new(TestMemory::new(16 << 20));
         let mut guests = Vec::new();
+        let (file, len) = inflight::create(queues.max(1), 128).expect("memory");
+        let region = Region::attach(file, (0, len), queues.max(1), 128).expect("ours");
         for queue in 0..queues {
             let driver = Driver::new(&memory, 128, queue % 2 == 0, true);
             let start = QueueStart {
@@ -100,7 +103,8 @@ impl Bench {
                 err: None,
                 features: disk.config.features(),
                 disk: Arc::clone(&disk),
-                inflight: None,
+                // One of them is recorded.
+                inflight: if queue == 1 { region.part(QueueId(queue)) } else { None },
             };
             thread.start(start).expect("the queue can run");
             let mut guest = BlkDriver::new(driver);
