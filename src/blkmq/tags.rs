@@ -398,7 +398,7 @@ impl TagSet {
 
     /// A bio has its answer and joins the list of those. What is known of it.
     #[inline(always)] // for each bio
-    pub(super) fn answered(&mut self, tag: Tag, status: Status, done: &mut TagList) -> &Slot {
+    pub(super) fn answered(&mut self, tag: Tag, status: Status, done: &mut TagList) -> Slot {
         if let Some(last) = done.tail.tag() {
             self.slots[last.index()].next = Link::to(tag);
         } else {
@@ -407,8 +407,10 @@ impl TagSet {
         done.tail = Link::to(tag);
         let slot = &mut self.slots[tag.index()];
         (slot.next, slot.status) = (Link::NONE, status);
-        self.set(tag, State::Done);
-        &self.slots[tag.index()]
+        let from = std::mem::replace(&mut slot.state, State::Done);
+        let known = *slot;
+        self.moved(tag, from, State::Done);
+        known
     }
 
     /// The first of those that have their answer goes to the ring's owner.
