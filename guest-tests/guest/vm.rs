@@ -233,6 +233,8 @@ impl Vm {
 
     /// Starts fio in the background.
     pub(crate) fn start_fio(&mut self, fio: &Fio) -> Job {
+        // Where busy() counts from.
+        self.sh("for disk in /sys/block/vd*; do awk '{ print $1 + $5 }' $disk/stat >/tmp/busy.${disk##*/}; done");
         self.agent.start(&fio.script())
     }
 
@@ -248,12 +250,15 @@ impl Vm {
         self.agent.join(job, WORK)
     }
 
-    /// Waits until the guest has finished `count` more requests on `disk` ("vda"), so that
-    /// something is certainly in flight around now. `pace` is the workload's own.
+    /// Waits until the guest has finished `count` more requests on `disk` ("vda") than at the last
+    /// such wait or at the start of the last fio, so that something is certainly in flight around
+    /// now. It counts from there, not from when the guest got round to looking: a workload may be
+    /// over before a guest whose CPUs are all busy with it looks for the first time.
     pub(crate) fn busy(&mut self, disk: &str, count: u64) {
         let script = format!(
             "sum() {{ awk '{{ print $1 + $5 }}' /sys/block/{disk}/stat; }}\n\
-             start=$(sum); while [ $(($(sum) - start)) -lt {count} ]; do sleep 0.02; done"
+             end=$(($(cat /tmp/busy.{disk}) + {count})); while [ $(sum) -lt $end ]; do sleep 0.02; done\n\
+             echo $end >/tmp/busy.{disk}"
         );
         self.work(&script);
     }
