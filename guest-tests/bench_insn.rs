@@ -125,6 +125,7 @@ fn disk(image: &Arc<dyn Image>, mailbox: &Mailbox, pool: Arc<PoolTuning>) -> Dis
         flush: Arc::new(FlushGate::new(1, policy)),
         bells: vec![mailbox.bell()],
         unmap: true,
+        on_error: Default::default(),
         limits: Arc::default(),
         stats: DiskStats::new(1),
         tuning: DiskTuning::default(),

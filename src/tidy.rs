@@ -25,7 +25,7 @@ use rules::Report;
 /// What each room may name of the others. A longer path allows only that part.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["config", "daemon"]),
-    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE", "blkmq::limits"]),
+    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE", "blkmq::limits", "block::OnError"]),
     (
         "daemon",
         &[
@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "device",
             "image",
             "sys",
+            "blkmq::ErrorPolicy",
             "blkmq::FlushGate",
             "blkmq::FlushPolicy",
             "blkmq::limits",

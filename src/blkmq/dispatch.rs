@@ -98,11 +98,12 @@ impl Domain {
         self.issued += 1;
     }
 
-    /// Tries what is left over, each hctx once (D2).
+    /// Tries what is left over, each hctx once (D2), but on disks that wait for their storage.
     fn run_leftovers<I: Issue>(&mut self, now: Nanos, issue: &mut I) {
         if self.leftovers == 0 {
             return;
         }
+        self.end_stalls(now);
         // One that was refused does not hold up those of another hctx: each is tried once.
         let n = self.table.len();
         let first = self.cursor;
@@ -124,6 +125,10 @@ impl Domain {
         now: Nanos,
         issue: &mut I,
     ) -> Result<(), Stop> {
+        let lane = self.table.get(of).lane;
+        if self.is_stalled(lane) {
+            return Ok(()); // X2
+        }
         while let Some(tag) = self.table.get(of).leftovers.front() {
             self.try_issue(Ident { hctx: of, tag }, now, issue)?;
             let hctx = self.table.get_mut(of);
@@ -276,6 +281,9 @@ impl Domain {
         for lane in self.lanes.iter().filter(|lane| !held(lane)) {
             if lane.flush.wants_run() {
                 return true;
+            }
+            if lane.stalled.is_some_and(|until| until > now) {
+                continue; // X2
             }
             open = open || lane.leftovers > 0 || self.has_new(now);
         }

@@ -112,7 +112,7 @@ impl Domain {
     /// Beyond 65536 disks.
     pub fn add_lane(&mut self, config: LaneConfig) -> LaneId {
         let id = LaneId(u16::try_from(self.lanes.len()).expect("disks are few"));
-        let LaneConfig { gate, dsync, weight, limits } = config;
+        let LaneConfig { gate, dsync, weight, limits, on_error } = config;
         let keeper = Gatekeeper::new(self.table.max());
         let flush = FlushMachine::new(gate, id, self.thread);
         let merging = MergeConfig::default();
@@ -125,6 +125,8 @@ impl Domain {
             merging,
             leftovers: 0,
             blocked: false,
+            on_error,
+            stalled: None,
         });
         self.shares.add();
         self.scheduler.set_weight(id, weight);
@@ -208,6 +210,11 @@ impl Domain {
 
     #[inline(never)] // seldom
     fn request_not_done(&mut self, ident: Ident, outcome: Outcome, now: Nanos) {
+        if let Outcome::Failed(errno) = outcome
+            && self.stalls(ident, errno, now)
+        {
+            return;
+        }
         let slot = self.table.get_mut(ident.hctx).tags.slot_mut(ident.tag);
         match outcome {
             Outcome::Done => self.request_done(ident, now),
@@ -363,7 +370,8 @@ impl Domain {
         let credit = |_: &Nanos| self.purse.worth_asking();
         let scheduled = self.scheduler.next_wake().filter(credit);
         let shares = self.shares.next_wake();
-        scheduled.into_iter().chain(shares).chain(self.next_release()).min()
+        let attempt = self.next_attempt();
+        scheduled.into_iter().chain(shares).chain(attempt).chain(self.next_release()).min()
     }
 
     /// The threads that may go on since this one gave something back, as indexes in the flush

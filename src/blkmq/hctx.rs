@@ -68,6 +68,8 @@ pub(super) struct Hctx {
     /// The disk it belongs to.
     pub(super) lane: LaneId,
     depth: u16,
+    /// It has to become idle, and does not wait for its storage any more (X3).
+    pub(super) gives_up: bool,
 }
 
 impl Hctx {
@@ -89,6 +91,7 @@ impl Hctx {
             merging: Merging::new(merging),
             lane,
             depth,
+            gives_up: false,
         }
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::flush::{FlushGate, FlushMachine};
 use super::limits::{Gatekeeper, Limits};
 use super::merge::MergeConfig;
+use super::stall::ErrorPolicy;
+use crate::block::Nanos;
 
 /// What a disk brings into a domain.
 #[derive(Clone, Debug)]
@@ -18,13 +20,16 @@ pub struct LaneConfig {
     pub weight: u16,
     /// What its threads share of its limits.
     pub limits: Arc<Limits>,
+    /// What becomes of operations that its storage failed.
+    pub on_error: ErrorPolicy,
 }
 
 impl LaneConfig {
     /// A disk of the usual weight and without limits.
     #[must_use]
     pub fn new(gate: Arc<FlushGate>, dsync: bool) -> LaneConfig {
-        LaneConfig { gate, dsync, weight: 100, limits: Arc::default() }
+        let (limits, on_error) = (Arc::default(), ErrorPolicy::default());
+        LaneConfig { gate, dsync, weight: 100, limits, on_error }
     }
 }
 
@@ -42,4 +47,7 @@ pub(super) struct Lane {
     pub(super) leftovers: u32,
     /// Its image refused something, and nothing of the domain has completed since (D6).
     pub(super) blocked: bool,
+    pub(super) on_error: ErrorPolicy,
+    /// Its storage failed something; it is tried again then (X2).
+    pub(super) stalled: Option<Nanos>,
 }

@@ -39,6 +39,7 @@ mod parked;
 mod plug;
 pub mod sched;
 mod share;
+mod stall;
 pub mod stats;
 mod submit;
 mod switch;
@@ -50,6 +51,7 @@ pub use flush::{FlushGate, FlushPolicy, MAX_THREADS, Wakes};
 pub use hctx::Gauges;
 pub use lane::LaneConfig;
 pub use merge::{Bios, MAX_SEGMENTS, MergeConfig, MergeCounters, MergeSearch};
+pub use stall::ErrorPolicy;
 pub use stats::{
     Batch, Bucket, DiskStats, Distribution, Ended, IoStat, Kind, OpStats, QueueStats, Recorder,
     Role, Span, Stats,

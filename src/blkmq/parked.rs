@@ -56,9 +56,10 @@ impl Domain {
         self.unlimited(Ident { hctx: id, tag }, op, range, now);
     }
 
-    /// Lets everything go that waits on a hctx for a limit (W3): its owner wants it idle and submits
-    /// nothing more. To be followed by a [`run`](Domain::run).
+    /// Lets everything go that waits on a hctx for a limit (W3) or for the storage (X3): its owner
+    /// wants it idle and submits nothing more. To be followed by a [`run`](Domain::run).
     pub fn release_parked(&mut self, id: HctxId, now: Nanos) {
+        self.give_up(id);
         loop {
             let Domain { lanes, table, .. } = self;
             let Some(lane) = table.find(id).map(|hctx| hctx.lane) else { return };

@@ -8,11 +8,13 @@
 //! Units are types, so that sectors, bytes and nanoseconds cannot be mixed up.
 
 mod ids;
+mod on_error;
 mod op;
 mod outcome;
 mod range;
 
 pub use ids::{HctxId, LaneId, Nanos, QueueId, Tag};
+pub use on_error::OnError;
 pub use op::{Bio, Class, Op};
 pub use outcome::{Errno, Outcome, Status};
 pub use range::{SECTOR_SIZE, Sector, SectorRange};

@@ -112,6 +112,15 @@ pub struct Args {
     #[arg(long, value_name = "LIMITS", allow_hyphen_values = true)]
     pub throttle: Option<String>,
 
+    /// A write or discard that the storage failed: report it to the guest, or wait and try again,
+    /// for enospc only or for every error (stop) [default: report]
+    #[arg(long, value_name = "ACTION", allow_hyphen_values = true)]
+    pub werror: Option<String>,
+
+    /// The same of a read: report or stop [default: report]
+    #[arg(long, value_name = "ACTION", allow_hyphen_values = true)]
+    pub rerror: Option<String>,
+
     /// Permissions of the socket file, octal [default: 0600]
     #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
     pub socket_mode: Option<String>,
@@ -189,6 +198,8 @@ impl Args {
             ("nomerges", is_some(&self.nomerges)),
             ("nr-requests", is_some(&self.nr_requests)),
             ("rotational", is_some(&self.rotational)),
+            ("werror", is_some(&self.werror)),
+            ("rerror", is_some(&self.rerror)),
             ("throttle", is_some(&self.throttle)),
             ("socket-mode", is_some(&self.socket_mode)),
             ("socket-group", is_some(&self.socket_group)),
@@ -244,6 +255,8 @@ impl Args {
             num_queues: word("num-queues", self.num_queues),
             queue_size: word("queue-size", self.queue_size),
             nr_requests: word("nr-requests", self.nr_requests),
+            werror: word("werror", self.werror),
+            rerror: word("rerror", self.rerror),
             throttle: pairs(word("throttle", self.throttle), false)?,
             settings,
         };

@@ -102,6 +102,8 @@ fn disk(mut section: Section) -> Result<DiskWords, Refusal> {
         num_queues: section.number("num-queues")?,
         queue_size: section.number("queue-size")?,
         nr_requests: section.number("nr-requests")?,
+        werror: section.text("werror")?,
+        rerror: section.text("rerror")?,
         throttle: section.pairs("throttle", false)?,
         settings: settings(&mut section)?,
     };

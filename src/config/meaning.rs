@@ -71,6 +71,8 @@ fn disk(words: DiskWords, pools: &mut Pools, once: &mut Once) -> Result<DiskConf
         queue_size: value::queue_size(words.queue_size)?,
         weight: weight.unwrap_or(DEFAULT_WEIGHT),
         limits: throttle::limits(words.throttle)?,
+        werror: value::one_of(words.werror, &value::WERROR)?.unwrap_or_default(),
+        rerror: value::one_of(words.rerror, &value::RERROR)?.unwrap_or_default(),
         nr_requests: value::number(words.nr_requests, 1, MAX_QUEUE_SIZE)?,
     };
     if let Some(key) = socket_key {

@@ -33,6 +33,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::blkmq::limits::LimitsConfig;
+use crate::block::OnError;
 use crate::image::CacheMode;
 
 pub use args::Args;
@@ -190,6 +191,10 @@ pub struct DiskConfig {
     pub weight: u16,
     /// Operations and bytes per second; they keep QEMU's rules.
     pub limits: LimitsConfig,
+    /// What becomes of a write, discard or zeroing that the storage failed.
+    pub werror: OnError,
+    /// The same of a read; never [`OnError::Enospc`].
+    pub rerror: OnError,
     /// Requests of one queue that are taken in at a time, 1 to [`MAX_QUEUE_SIZE`]; `None`: as many
     /// as its ring has.
     pub nr_requests: Option<u16>,

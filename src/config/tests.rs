@@ -137,6 +137,8 @@ fn every_mistake_has_its_line() {
             "--cache=fast: give one of none, writeback, writethrough, directsync, unsafe",
         ),
         (&[image, socket, "--discard=on"], "--discard=on: give one of unmap, ignore"),
+        (&[image, socket, "--werror=ignore"], "--werror=ignore: give one of report, enospc, stop"),
+        (&[image, socket, "--rerror=enospc"], "--rerror=enospc: give one of report, stop"),
         (
             &[image, socket, "--serial=123456789012345678901"],
             "--serial=123456789012345678901: give at most 20 printable ASCII characters",
@@ -277,7 +279,7 @@ fn a_file_of_disks_stands_no_option_about_one_disk() {
             )
         );
     }
-    assert_eq!(options, 24);
+    assert_eq!(options, 26);
 }
 
 #[test]
@@ -308,6 +310,8 @@ fn the_defaults_are_what_the_help_says() {
                 share_rw: false,
                 cache: CacheMode::None,
                 unmap: true,
+                werror: OnError::Report,
+                rerror: OnError::Report,
                 logical_block: None,
                 physical_block: None,
                 serial,
@@ -331,6 +335,8 @@ fn every_option_reaches_its_field() {
         "--share-rw",
         "--cache=directsync",
         "--discard=ignore",
+        "--werror=enospc",
+        "--rerror=stop",
         "--serial=-A b~",
         "--logical-block-size=4096",
         "--physical-block-size=8192",
@@ -380,6 +386,8 @@ fn every_option_reaches_its_field() {
                 share_rw: true,
                 cache: CacheMode::Directsync,
                 unmap: false,
+                werror: OnError::Enospc,
+                rerror: OnError::Stop,
                 logical_block: Some(4096),
                 physical_block: Some(8192),
                 serial: *b"-A b~\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
@@ -462,6 +470,8 @@ fn help_names_every_option_and_version_is_the_packages() {
         "--nomerges <N>",
         "--nr-requests <N>",
         "--rotational <SWITCH>",
+        "--werror <ACTION>",
+        "--rerror <ACTION>",
         "--throttle <LIMITS>",
         "--name <NAME>",
         "--config <FILE>",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use crate::block::OnError;
 use crate::image::{CacheMode, MAX_BLOCK_SIZE};
 
 use super::error::{Fault, Refusal};
@@ -13,6 +14,14 @@ use super::word::{Key, Pair, Pairs, Place, Word, shown, wrong};
 use super::{MAX_QUEUE_SIZE, MAX_SOCKET_PATH, SCHEDULERS, SERIAL_LEN, SchedulerConfig, Socket};
 
 /// `discard`: whether the guest may give space back.
+/// `werror`, as QEMU has it.
+pub(super) const WERROR: [(&str, OnError); 3] = [
+    (OnError::Report.name(), OnError::Report),
+    (OnError::Enospc.name(), OnError::Enospc),
+    (OnError::Stop.name(), OnError::Stop),
+];
+/// `rerror`: reading needs no space.
+pub(super) const RERROR: [(&str, OnError); 2] = [WERROR[0], WERROR[2]];
 pub(super) const DISCARD: [(&str, bool); 2] = [("unmap", true), ("ignore", false)];
 
 /// `rotational`, and whatever else is on or off.

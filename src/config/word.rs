@@ -179,6 +179,8 @@ pub(super) struct DiskWords {
     pub(super) num_queues: Option<Word>,
     pub(super) queue_size: Option<Word>,
     pub(super) nr_requests: Option<Word>,
+    pub(super) werror: Option<Word>,
+    pub(super) rerror: Option<Word>,
     pub(super) throttle: Option<Pairs>,
     pub(super) settings: Settings,
 }

@@ -100,6 +100,7 @@ fn counters(queues: &[Arc<QueueStats>], buckets: bool) -> Counters {
     for stats in queues.iter().map(|queue| queue.snapshot()) {
         line += IoStat::of(&stats, now);
         sum.requeues += stats.requeues;
+        sum.stalls += stats.stalls;
         sum.refused += stats.refused;
         sum.failed += stats.failed;
         sum.rejected += stats.rejected;

@@ -16,7 +16,7 @@ use super::threads::{QueueThreads, mailboxes};
 use super::watch::Watch;
 use crate::blkmq::limits::Limits;
 use crate::blkmq::stats::DiskStats;
-use crate::blkmq::{FlushGate, FlushPolicy};
+use crate::blkmq::{ErrorPolicy, FlushGate, FlushPolicy};
 use crate::config::{Config, DiskConfig};
 use crate::control::pool::Pool;
 use crate::control::{self, Session};
@@ -206,6 +206,7 @@ fn disk(id: DiskId, config: &DiskConfig, pool: &Pool, image: &Arc<dyn Image>) ->
         flush: Arc::new(FlushGate::new(threads, policy)),
         bells: pool.mailboxes().iter().map(Mailbox::bell).collect(),
         unmap: config.unmap,
+        on_error: ErrorPolicy { read: config.rerror, write: config.werror },
         limits: Arc::new(limits),
         stats: DiskStats::new(config.num_queues),
         tuning: DiskTuning::new(config.weight, config.nr_requests),

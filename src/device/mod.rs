@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::blkmq::FlushGate;
 use crate::blkmq::limits::Limits;
 use crate::blkmq::stats::DiskStats;
+use crate::blkmq::{ErrorPolicy, FlushGate};
 use crate::image::Image;
 
 pub mod config_space;
@@ -41,6 +41,8 @@ pub struct Disk {
     pub bells: Vec<mailbox::Bell>,
     /// Whether DISCARD and the UNMAP flag of WRITE_ZEROES may give space back (`--discard`).
     pub unmap: bool,
+    /// What becomes of operations that its storage failed.
+    pub on_error: ErrorPolicy,
     /// Its limits, shared by the threads that serve it.
     pub limits: Arc<Limits>,
     /// What its queues have done, whoever served them.

@@ -139,6 +139,8 @@ pub struct Stats {
     pub failed: u64,
     /// Requests issued again after a short transfer, EAGAIN or EINTR.
     pub requeues: u64,
+    /// Failed requests that were kept for later instead of being told (X1 of `stall`).
+    pub stalls: u64,
     /// Times that the image refused a request (Busy).
     pub refused: u64,
     /// Failed requests of several bios that were taken apart.
@@ -219,6 +221,7 @@ pub struct QueueStats {
     rejected: Counter,
     failed: Counter,
     requeues: Counter,
+    stalls: Counter,
     refused: Counter,
     splits: Counter,
     /// Reads in progress in the lower half, the others in the upper one.
@@ -265,6 +268,7 @@ impl QueueStats {
             rejected: self.rejected.get(),
             failed: self.failed.get(),
             requeues: self.requeues.get(),
+            stalls: self.stalls.get(),
             refused: self.refused.get(),
             splits: self.splits.get(),
             reads_in_progress: half(live),

@@ -236,6 +236,11 @@ impl Recorder {
         self.to.requeues.add(requests);
     }
 
+    /// A failed request is kept for later.
+    pub fn stalled(&mut self) {
+        self.to.stalls.add(1);
+    }
+
     /// The image refused a request.
     pub fn refused(&mut self) {
         self.to.refused.add(1);

@@ -169,8 +169,8 @@ fn every_mistake_in_a_disk_has_its_line() {
     let pairs = "give NAME[,TUNABLE=VALUE]..., as in kyber,read_lat_nsec=1000000";
     let keys = "use name, pool, weight, socket-path, fd, socket-mode, socket-group, blk-file, \
                 read-only, share-rw, cache, discard, serial, logical-block-size, \
-                physical-block-size, num-queues, queue-size, nr-requests, throttle, threads, \
-                cpus, scheduler, hw-depth, poll-max-us, nomerges, rotational";
+                physical-block-size, num-queues, queue-size, nr-requests, werror, rerror, throttle, \
+                threads, cpus, scheduler, hw-depth, poll-max-us, nomerges, rotational";
     let table: &[(&str, &str)] = &[
         ("num-queus = 4", "5: num-queus: [[disk]] has no such key: did you mean num-queues?"),
         ("num_queues = 4", "5: num_queues: [[disk]] has no such key: did you mean num-queues?"),
@@ -198,6 +198,8 @@ fn every_mistake_in_a_disk_has_its_line() {
             "5: cache=fast: give one of none, writeback, writethrough, directsync, unsafe",
         ),
         ("discard = \"a\\nb\"", "5: discard=a\\nb: give one of unmap, ignore"),
+        ("werror = 'ignore'", "5: werror=ignore: give one of report, enospc, stop"),
+        ("rerror = 'enospc'", "5: rerror=enospc: give one of report, stop"),
         ("cpus = true", "5: cpus is true: give a list, as in [0, 2] or \"0,2-3\""),
         ("cpus = [true]", "5: cpus is a list: give a list, as in [0, 2] or \"0,2-3\""),
         ("cpus = []", "5: cpus=: give CPU numbers from 0 to 1023, as in 0,2-3"),

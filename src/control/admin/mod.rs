@@ -113,7 +113,7 @@
 //!      "flush_ios":0,"flush_ticks":0},
 //!      "gauges":{"free":253,"throttled":0,"plugged":0,"staged":1,"leftover":0,"flush_wait":0,
 //!      "in_flight":2,"syncing":0,"merged":0,"done":0},
-//!      "requeues":1,"refused":0,"failed":0,"rejected":2,"flush_bios":0,
+//!      "requeues":1,"stalls":0,"refused":0,"failed":0,"rejected":2,"flush_bios":0,
 //!      "histograms":[{"of":"queue-to-complete","op":"read","count":128,"mean":93750,
 //!      "p50":90111,"p90":122879,"p99":245759,"p999":245759,"max":240000,
 //!      "buckets":[[90111,100],[122879,20],[245759,8]]},

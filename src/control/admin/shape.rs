@@ -171,6 +171,8 @@ pub struct Counters {
     pub gauges: Gauges,
     /// Requests issued again: after a short transfer, or because the kernel said "again".
     pub requeues: u64,
+    /// Requests that the storage failed and that the disk keeps for later: see `werror`, `rerror`.
+    pub stalls: u64,
     /// Times that the image could not take a request, which was offered again later.
     pub refused: u64,
     /// Requests of the guest that were answered with an error.

@@ -101,6 +101,7 @@ impl World {
             flush: Arc::new(FlushGate::new(count, policy)),
             bells: threads.iter().map(|t| t.mailbox.bell()).collect(),
             unmap: true,
+            on_error: Default::default(),
             limits: Arc::default(),
             stats: crate::blkmq::stats::DiskStats::new(64),
             tuning: DiskTuning::default(),

@@ -55,7 +55,8 @@ impl Lanes {
         let dsync = disk.image.traits().dsync;
         let weight = disk.tuning.weight();
         let limits = Arc::clone(&disk.limits);
-        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight, limits });
+        let on_error = disk.on_error;
+        let lane = self.domain.add_lane(LaneConfig { gate, dsync, weight, limits, on_error });
         self.lanes.push(Lane { disk: Arc::clone(disk), channel });
         self.retune();
         Ok(lane)

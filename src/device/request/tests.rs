@@ -458,6 +458,7 @@ fn rules_come_from_the_disk_and_the_negotiation() {
         flush: Arc::new(FlushGate::new(1, FlushPolicy { exclusive: true, noop: false })),
         bells: Vec::new(),
         unmap: true,
+        on_error: Default::default(),
         limits: Arc::default(),
         stats: crate::blkmq::stats::DiskStats::new(64),
         tuning: DiskTuning::default(),

@@ -109,6 +109,8 @@ fn random_disk(rng: &mut Rng, index: u16) -> DiskConfig {
         queue_size: 1 << below(rng, 16),
         weight: DEFAULT_WEIGHT,
         limits: limits(rng),
+        werror: pick(rng, &[OnError::Report, OnError::Enospc, OnError::Stop]),
+        rerror: pick(rng, &[OnError::Report, OnError::Stop]),
         nr_requests: maybe(rng, |rng| 1 + below(rng, MAX_QUEUE_SIZE)),
     }
 }
@@ -242,6 +244,8 @@ fn render_disk(rng: &mut Rng, out: &mut String, disk: &DiskConfig, pools: &[Pool
     line(out, "read-only", disk.read_only);
     line(out, "share-rw", disk.share_rw);
     line(out, "cache", quoted(disk.cache.name()));
+    line(out, "werror", quoted(disk.werror.name()));
+    line(out, "rerror", quoted(disk.rerror.name()));
     line(out, "discard", quoted(if disk.unmap { "unmap" } else { "ignore" }));
     let serial: Vec<u8> = disk.serial.iter().copied().take_while(|b| *b != 0).collect();
     line(out, "serial", quoted(std::str::from_utf8(&serial).expect("ASCII")));

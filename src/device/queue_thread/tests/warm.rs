@@ -83,6 +83,7 @@ impl Bench {
             flush: Arc::new(FlushGate::new(1, policy)),
             bells: vec![mailbox.bell()],
             unmap: true,
+            on_error: Default::default(),
             limits: Arc::default(),
             stats: crate::blkmq::stats::DiskStats::new(64),
             tuning: DiskTuning::default(),

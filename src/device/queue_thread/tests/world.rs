@@ -555,6 +555,7 @@ pub(in crate::device::queue_thread) fn disk_on(
         flush: Arc::new(FlushGate::new(u16::try_from(mailboxes.len()).expect("few"), policy)),
         bells: mailboxes.iter().map(Mailbox::bell).collect(),
         unmap: true,
+        on_error: Default::default(),
         limits: Arc::default(),
         stats: crate::blkmq::stats::DiskStats::new(64),
         tuning: DiskTuning::default(),
