@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use vhost_user_blkmq::sys::ring::Descriptor;
+use vhost_user_blkmq::sys::sigbus;
 use vhost_user_blkmq::testkit::blk::{Framing, Request};
 use vhost_user_blkmq::testkit::driver::NEXT;
 use vmm_sys_util::eventfd::EventFd;
@@ -389,4 +390,34 @@ fn offered_features_are_the_promised_ones() {
     }
     drop(session);
     victim.daemon.stop();
+}
+
+/// Every back-end that maps guest memory plainly dies of SIGBUS when the front-end shortens its file.
+#[test]
+fn memory_that_is_cut_off_breaks_its_own_queues_only() {
+    // This process has the memory mapped, too.
+    sigbus::install().expect("a handler");
+    let mut victim = Victim::new(&[]);
+    for pages in [0, 1, 40, 1000] {
+        let mut bench = victim.bench(Plan::default());
+        bench.queue(0).serves(1);
+        bench.queue(1).serves(2);
+        let len = u32::try_from(DISK / 2).expect("small");
+        for n in 0..4 {
+            bench.queue(n % 2).blk.add(&Request::read(0, len / 8)).expect("room");
+        }
+        bench.memory.file().set_len(pages * 4096).expect("it is not sealed");
+        for n in 0..2 {
+            bench.queue(n).publish();
+            bench.queue(n).ring_doorbell();
+        }
+        // Where nothing is left, the rings are gone for certain.
+        for n in 0..2 {
+            let err = bench.queue(n).err.as_raw_fd();
+            let told = foreign::readable(err, if pages == 0 { LOST } else { QUIET });
+            assert!(told || pages > 0, "queue {n} has no memory and is not broken");
+        }
+        drop(bench);
+    }
+    victim.unharmed("memory that was cut off");
 }

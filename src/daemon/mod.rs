@@ -33,7 +33,7 @@ use crate::control::admin::AdminServer;
 use crate::control::pool::PoolError;
 use crate::image::OpenError;
 use crate::sys::signal::{self, StopSignals};
-use crate::sys::socket;
+use crate::sys::{sigbus, socket};
 
 pub use entrance::EntranceError;
 
@@ -83,6 +83,7 @@ pub fn run(config: &Config) -> Result<(), DaemonError> {
     let adopted: Result<Vec<_>, _> = config.disks.iter().map(adopt).collect();
     let adopted = adopted?;
     signal::ignore_sigpipe();
+    sigbus::install().map_err(DaemonError::Loop)?;
     let signals = StopSignals::block().map_err(DaemonError::Loop)?;
     match socket::raise_descriptor_limit() {
         Ok(limit) => debug!("{limit} descriptors may be open"),

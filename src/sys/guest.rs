@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::sigbus;
+
 /// A piece of guest memory as a host address and a length, laid out as `struct iovec`.
 ///
 /// Made only by [`GuestMemory::translate`] and [`GuestMemory::slice`], or from memory that the
@@ -132,6 +134,8 @@ pub struct Region {
     /// Bytes of the mapping before the region's first: a mapping begins at a page of its file,
     /// and a region of a hugetlbfs file need not.
     skew: usize,
+    /// Before the mapping, so that it goes first.
+    guard: sigbus::Guard,
     mapping: MmapRegion,
 }
 
@@ -162,7 +166,7 @@ impl Region {
     /// Maps `size` bytes of `file` at `offset`.
     ///
     /// `gpa` is where the guest sees the region, `uva` where the front-end does. The file must be
-    /// long enough (checked: a mapping beyond the end of a file kills the process at first touch),
+    /// long enough (checked; one that becomes shorter later is what [`sigbus`] is for),
     /// the sums must not overflow, and the offset must be a multiple of the system's page size.
     /// What is mapped is whole pages of the file, because a hugetlbfs mapping can only be made and
     /// removed in its (huge) pages.
@@ -184,11 +188,14 @@ impl Region {
         if !offset.is_multiple_of(system_page_size()?) {
             return Err(invalid("the region's offset is not a multiple of the page size"));
         }
-        let place = place(offset, size, page_size_of(&file)?)
-            .ok_or_else(|| invalid("the region is too large"))?;
+        let page = page_size_of(&file)?;
+        let place = place(offset, size, page).ok_or_else(|| invalid("the region is too large"))?;
         let mapping = MmapRegion::from_file(FileOffset::new(file, place.offset), place.len)
             .map_err(io::Error::other)?;
-        Ok(Region { gpa, size, uva, skew: place.skew, mapping })
+        let page = usize::try_from(page).map_err(io::Error::other)?;
+        let start = mapping.as_ptr().expose_provenance();
+        let guard = sigbus::Guard::new(start, place.len, page);
+        Ok(Region { gpa, size, uva, skew: place.skew, guard, mapping })
     }
 
     /// Guest-physical address of the first byte.
@@ -272,6 +279,12 @@ impl GuestMemory {
     #[must_use]
     pub fn regions(&self) -> &[Arc<Region>] {
         &self.regions
+    }
+
+    /// Whether the front-end has cut off memory that was used since: it is not the guest's any more.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.regions.iter().any(|region| region.guard.is_lost())
     }
 
     fn find(&self, gpa: u64) -> Option<(usize, u64)> {

@@ -59,7 +59,7 @@ use crate::block::{Nanos, QueueId};
 use crate::sys::fd;
 use crate::sys::token::Token;
 use crate::sys::uring::{Full, Ring};
-use crate::sys::{affinity, clock, eventfd};
+use crate::sys::{affinity, clock, eventfd, sigbus};
 
 /// Submission entries of a thread's ring. A turn rarely writes more than the queues' budgets;
 /// what does not fit waits in the core for the next iteration.
@@ -136,6 +136,8 @@ struct QueueThread {
     exiting: bool,
     reports: Option<SyncSender<Stuck>>,
     poller: Poller,
+    /// Pages that front-ends had taken away when it was last looked at.
+    pages_lost: u32,
 }
 
 impl QueueThread {
@@ -158,6 +160,7 @@ impl QueueThread {
             exiting: false,
             reports: None,
             poller: Poller::new(),
+            pages_lost: sigbus::lost(),
         })
     }
 
@@ -185,6 +188,9 @@ impl QueueThread {
         self.reap(now);
         self.turn(now);
         self.watch(now);
+        if sigbus::lost() != self.pages_lost {
+            self.find_lost_memory();
+        }
         self.give_back();
         !self.wants_turn(now)
     }
@@ -227,6 +233,15 @@ impl QueueThread {
             queue.publish(&mut self.lanes.domain);
         }
         self.lanes.wake_others();
+    }
+
+    /// Queues whose memory was taken away are broken: nothing in it is the guest's any more.
+    #[cold]
+    fn find_lost_memory(&mut self) {
+        self.pages_lost = sigbus::lost();
+        for queue in self.queues.iter_mut().flatten() {
+            queue.look_for_lost_memory();
+        }
     }
 
     fn wants_turn(&self, now: Nanos) -> bool {

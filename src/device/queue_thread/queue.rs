@@ -262,6 +262,13 @@ impl Queue {
         }
     }
 
+    /// Declares the queue broken when the front-end has taken its memory away.
+    pub(super) fn look_for_lost_memory(&mut self) {
+        if !self.broken && self.memory.is_lost() {
+            self.break_queue();
+        }
+    }
+
     /// Announces used buffers at `call` from now on. There may be some that were announced to the
     /// old one: tells the new one.
     pub(super) fn set_call(&mut self, call: Option<EventFd>) {
