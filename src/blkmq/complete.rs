@@ -85,7 +85,6 @@ impl Domain {
         hctx.tags.prepend(&alone, &mut hctx.leftovers);
         hctx.stats.requeued(u64::from(parts.bios));
         hctx.stats.split();
-        hctx.merging.counters.splits += 1;
         self.lanes[hctx.lane.index()].leftovers += u32::from(parts.bios);
         self.leftovers += u32::from(parts.bios);
     }

@@ -358,6 +358,11 @@ impl TagSet {
         self.needs[tag.index()] = need;
     }
 
+    /// All slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Tag, &Slot)> {
+        (0..).zip(&self.slots).map(|(i, slot)| (Tag(i), slot))
+    }
+
     /// All slots, to look at and to mark as reported.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Tag, &mut Slot)> {
         (0..).zip(&mut self.slots).map(|(i, slot)| (Tag(i), slot))

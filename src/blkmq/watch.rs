@@ -99,6 +99,8 @@ pub struct Overdue {
     pub since_issue: Option<u64>,
     /// Times in a row that the kernel answered "again".
     pub again: u8,
+    /// The bio that leads the request of which it has become part.
+    pub merged_into: Option<Tag>,
 }
 
 impl fmt::Display for Overdue {
@@ -182,10 +184,27 @@ impl Domain {
     }
 
     /// Shows every bio of a hctx that the guest has no answer to, in whatever stage: for an operator
-    /// who asks. Costs the tags of the hctx; marks nothing.
-    pub fn in_progress(&mut self, id: HctxId, now: Nanos, show: &mut impl FnMut(Overdue)) {
-        let tags = &mut self.table.get_mut(id).tags;
-        tags.iter_mut().filter_map(|(tag, slot)| look(id, tag, slot, now)).for_each(show);
+    /// who asks; those that have become part of another one's request right after that one. Costs the
+    /// tags of the hctx; marks nothing.
+    pub fn in_progress(&self, id: HctxId, now: Nanos, show: &mut impl FnMut(Overdue)) {
+        let tags = &self.table.get(id).tags;
+        for (tag, slot) in tags.iter() {
+            let Some(found) = look(id, tag, slot, now) else { continue };
+            if found.stage == Stage::Merged {
+                continue; // with its leader
+            }
+            show(found);
+            // A leader that is answered leads nobody, whatever its slot still says.
+            if slot.bios < 2 || found.stage == Stage::Done {
+                continue;
+            }
+            for part in tags.bios(tag) {
+                let found = look(id, part, tags.slot(part), now);
+                if let Some(found) = found.filter(|found| found.stage == Stage::Merged) {
+                    show(Overdue { merged_into: Some(tag), ..found });
+                }
+            }
+        }
     }
 }
 
@@ -204,6 +223,7 @@ fn look(hctx: HctxId, tag: Tag, slot: &Slot, now: Nanos) -> Option<Overdue> {
         age: now.since(slot.arrival),
         since_issue: slot.issued_at().map(|at| now.since(at)),
         again: slot.again,
+        merged_into: None,
     })
 }
 

@@ -89,7 +89,7 @@ fn in_progress(report: &QueueReport, bio: &Overdue) -> RequestInProgress {
             Stage::Done => shape::Stage::Done,
         },
         age_ns: bio.age,
-        merged_into: None,
+        merged_into: bio.merged_into.map(|leader| leader.0),
     }
 }
 

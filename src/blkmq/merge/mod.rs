@@ -119,8 +119,6 @@ pub struct MergeCounters {
     pub absorbed: u64,
     /// Times that the search did not pay and rested (M7).
     pub rests: u64,
-    /// Requests that failed and were taken apart (M9).
-    pub splits: u64,
 }
 
 /// Whether a bio may be joined with others.

@@ -84,7 +84,10 @@ fn i07_l12_only_bios_on_the_bad_range_fail() {
         let config = Config { bad, faults, flushes: 0, ..sequential(seed) };
         let world = World::play(config, 200);
         failed += world.total(|g| g.data_errors);
-        splits += count(&world, |c| c.splits);
+        let of = |t: &crate::testkit::core_sim::Thread| -> u64 {
+            t.guests.iter().map(|g| t.domain.stats(g.hctx).splits).sum()
+        };
+        splits += world.threads.iter().map(of).sum::<u64>();
     }
     assert!(failed > 500 && splits > 50, "{failed} failed, {splits} requests were taken apart");
 }
@@ -332,7 +335,7 @@ fn i06_i07_a_bad_range_fails_the_same_bios_merged_or_not() {
         }
         let pairs = plain.disk.content.iter().zip(&merged.disk.content).zip(&tainted);
         assert!(pairs.into_iter().all(|((a, b), tainted)| *tainted || a == b), "seed {seed}");
-        splits += merged.domain.merge_counters(HctxId(0)).splits;
+        splits += merged.domain.stats(HctxId(0)).splits;
     }
     assert!(failures > 100 && splits > 50, "{failures} failures, {splits} splits");
 }

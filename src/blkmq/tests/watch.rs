@@ -99,6 +99,7 @@ fn i32_a_stuck_bio_is_reported_once_and_left_alone() {
         age: 31 * SECOND,
         since_issue: Some(30 * SECOND),
         again: 0,
+        merged_into: None,
     };
     assert_eq!(found, [wanted]);
     (39..200).for_each(|s| assert_eq!(look(&mut domain, s * SECOND), [], "once"));
@@ -191,6 +192,70 @@ fn an_idle_domain_wants_no_look() {
     assert_eq!(look(&mut domain, 90 * SECOND), [], "an answered head is not overdue");
     assert!(domain.take_done(HctxId(0)).is_some());
     assert_eq!(domain.next_watch(), None);
+}
+
+#[test]
+fn who_has_become_part_of_a_request_says_of_which() {
+    let mut domain = none();
+    let mut disk = Room { taken: Vec::new(), room: 8 };
+    let at = |n: u64| SectorRange::new(Sector(n * 8), 8, 1 << 20).expect("inside");
+    let show = |domain: &Domain| {
+        let mut all = Vec::new();
+        let mut show = |o: Overdue| all.push((o.tag.0, o.stage, o.merged_into.map(|t| t.0)));
+        domain.in_progress(HctxId(0), Nanos(3), &mut show);
+        all
+    };
+    for (tag, place) in [(6, 1), (2, 0), (4, 2), (1, 9)] {
+        submit(&mut domain, 0, tag, Op::Read(at(place)), 1);
+    }
+    domain.run(Nanos(2), &mut disk);
+    let wanted = [
+        (1, Stage::InFlight, None),
+        (6, Stage::InFlight, None),
+        (2, Stage::Merged, Some(6)),
+        (4, Stage::Merged, Some(6)),
+    ];
+    assert_eq!(show(&domain), wanted, "in the order of the tags, parts behind the whole");
+    for r in std::mem::take(&mut disk.taken) {
+        domain.complete(r.hctx, r.tag, r.generation, Outcome::Done, Nanos(3)).expect("live");
+    }
+    let done = |tag| (tag, Stage::Done, None);
+    assert_eq!(show(&domain), [1, 2, 4, 6].map(done), "each has an answer of its own");
+}
+
+/// In random worlds with a bad disk: every bio that the books know is shown, once, and each part
+/// behind its leader.
+#[test]
+fn an_inspection_shows_every_bio_once() {
+    let (mut shown, mut parts) = (0, 0);
+    for seed in 0..40 {
+        let faults = Faults { error: 20, short: 200, again: 100, busy: 300, at: None };
+        let config = Config { faults, sequential: 900, depth: 48, ..Config::new(seed) };
+        let mut world = World::new(config);
+        for _ in 0..150 {
+            world.step();
+            let now = Nanos(world.now);
+            for thread in &world.threads {
+                for guest in &thread.guests {
+                    let mut seen = std::collections::BTreeSet::new();
+                    let mut leader = None;
+                    thread.domain.in_progress(guest.hctx, now, &mut |o: Overdue| {
+                        assert!(seen.insert(o.tag), "seed {seed}: twice: {o}");
+                        match o.merged_into {
+                            None => leader = Some(o.tag),
+                            Some(into) => assert_eq!(leader, Some(into), "seed {seed}: {o}"),
+                        }
+                        assert_eq!(o.merged_into.is_some(), o.stage == Stage::Merged);
+                        parts += u32::from(o.merged_into.is_some());
+                    });
+                    let gauges = thread.domain.gauges(guest.hctx);
+                    assert_eq!(seen.len(), usize::from(48 - gauges.free), "seed {seed}");
+                    shown += seen.len();
+                }
+            }
+        }
+    }
+    assert!(shown > 10_000 && parts > 1_000, "{shown} bios, {parts} of them parts");
 }
 
 /// In random worlds with a bad disk: watching at random moments changes nothing, every report is

@@ -364,8 +364,8 @@ impl QueueThread {
     /// What the queues of a disk have in progress.
     fn inspect(&mut self, disk: DiskId, now: Nanos) -> Vec<QueueReport> {
         let Some(lane) = self.lanes.find(disk) else { return Vec::new() };
-        let domain = &mut self.lanes.domain;
-        let mut report = |queue: &Queue| {
+        let domain = &self.lanes.domain;
+        let report = |queue: &Queue| {
             let mut bios = Vec::new();
             domain.in_progress(queue.hctx, now, &mut |bio| bios.push(bio));
             QueueReport { queue: queue.id, gauges: domain.gauges(queue.hctx), bios }

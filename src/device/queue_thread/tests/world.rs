@@ -210,7 +210,7 @@ impl World {
     pub(super) fn splits(&self) -> u64 {
         let of = |t: &QueueThread| -> u64 {
             let queues = t.queues.iter().flatten();
-            queues.map(|q| t.lanes.domain.merge_counters(q.hctx).splits).sum()
+            queues.map(|q| t.lanes.domain.stats(q.hctx).splits).sum()
         };
         self.threads.iter().map(of).sum()
     }
