@@ -200,7 +200,7 @@ fn i22_limits_hold_within_one_percent_over_ten_seconds() {
 /// Every scheduler, tunable and depth changes under a load that knows what every sector holds.
 #[test]
 fn i28_everything_changes_under_a_verifying_client() {
-    let fleet = Fleet::start("threads = 2", 2, |_| String::new());
+    let fleet = Fleet::start("threads = 2\nrotational = false", 2, |_| String::new());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for socket in &fleet.sockets {
@@ -220,10 +220,19 @@ fn i28_everything_changes_under_a_verifying_client() {
             let names = ["none", "mq-deadline", "kyber", "bfq"];
             let name = names[usize::try_from(rng.below(4)).expect("small")];
             admin.call("pool.set-scheduler", &json!({"pool": "p", "scheduler": name}));
-            admin.call("pool.set-hw-depth", &json!({"pool": "p", "hw_depth": rng.below(9)}));
+            let depth = Some(rng.below(10)).filter(|depth| *depth < 9);
+            admin.call("pool.set-hw-depth", &json!({"pool": "p", "hw_depth": depth}));
+            let is = &admin.call("pool.list", &json!({}))["pools"][0];
+            assert_eq!(is["hw_depth_auto"], depth.is_none(), "{is}");
+            let own = u64::from(Kind::named(name).expect("one of them").hw_depth(false));
+            assert_eq!(is["hw_depth"], depth.unwrap_or(own), "{is}");
+            let looks = rng.below(200);
+            admin.call("pool.set-poll-max-us", &json!({"pool": "p", "poll_max_us": looks}));
             admin.call("pool.set-nomerges", &json!({"pool": "p", "nomerges": rng.below(3)}));
             let some = 1 + rng.below(40);
             admin.call("disk.set-nr-requests", &json!({"disk": "d0", "nr_requests": some}));
+            let is = &admin.call("pool.list", &json!({}))["pools"][0];
+            assert_eq!(is["poll_max_us"], looks, "{is}");
             let report = admin.call("pool.get-scheduler", &pool);
             assert_eq!(report["scheduler"], name);
             for (tunable, value) in report["tunables"].as_object().expect("an object") {

@@ -244,6 +244,12 @@ impl Pool {
         self.adjust_depth(&state)
     }
 
+    /// Whether the number of requests in flight is left to the scheduler.
+    #[must_use]
+    pub fn is_hw_depth_auto(&self) -> bool {
+        self.state().hw_depth.is_none()
+    }
+
     fn adjust_depth(&self, state: &State) -> Result<(), PoolError> {
         let depth = state.hw_depth.unwrap_or_else(|| state.kind.hw_depth(self.rotational));
         self.tuning.set_hw_depth(depth);

@@ -86,7 +86,9 @@ impl Steer for Wheel {
             threads: u16::try_from(pool.pool.mailboxes().len()).unwrap_or(u16::MAX),
             scheduler: pool.pool.scheduler().name().to_owned(),
             hw_depth: pool.pool.tuning().hw_depth(),
+            hw_depth_auto: pool.pool.is_hw_depth_auto(),
             nomerges: pool.pool.tuning().nomerges(),
+            poll_max_us: pool.pool.tuning().poll_max_us(),
         };
         self.pools.iter().map(summary).collect()
     }
@@ -150,13 +152,19 @@ impl Steer for Wheel {
         Ok(self.pool(pool)?.pool.tunable(name, value)?)
     }
 
-    fn set_hw_depth(&self, pool: &str, depth: u32) -> Result<(), SteerError> {
-        Ok(self.pool(pool)?.pool.set_hw_depth(Some(depth))?)
+    fn set_hw_depth(&self, pool: &str, depth: Option<u32>) -> Result<(), SteerError> {
+        Ok(self.pool(pool)?.pool.set_hw_depth(depth)?)
     }
 
     fn set_nomerges(&self, pool: &str, level: u8) -> Result<(), SteerError> {
         let pool = &self.pool(pool)?.pool;
         pool.tuning().set_nomerges(level);
+        Ok(pool.retune()?)
+    }
+
+    fn set_poll_max_us(&self, pool: &str, most: u32) -> Result<(), SteerError> {
+        let pool = &self.pool(pool)?.pool;
+        pool.tuning().set_poll_max_us(most);
         Ok(pool.retune()?)
     }
 }

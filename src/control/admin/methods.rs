@@ -33,11 +33,13 @@ const METHODS: &[(&str, Method)] = &[
     ("pool.tunable", pool_tunable),
     ("pool.set-hw-depth", pool_set_hw_depth),
     ("pool.set-nomerges", pool_set_nomerges),
+    ("pool.set-poll-max-us", pool_set_poll_max_us),
 ];
 
 const MAX_WEIGHT: u16 = 1000;
 const MAX_INSPECT: u32 = 4096;
 const MAX_NOMERGES: u8 = 2;
+const MAX_POLL_US: u32 = 10_000;
 
 /// Calls the method `name` with `params`, which is an object.
 pub(super) fn call(name: &str, params: Value, steer: &dyn Steer) -> Answer {
@@ -175,6 +177,12 @@ fn pool_set_hw_depth(steer: &dyn Steer, params: Value) -> Answer {
 fn pool_set_nomerges(steer: &dyn Steer, params: Value) -> Answer {
     let p: params::SetNomerges = given(params)?;
     steer.set_nomerges(&p.pool, within("nomerges", p.nomerges, 0, MAX_NOMERGES)?)?;
+    done()
+}
+
+fn pool_set_poll_max_us(steer: &dyn Steer, params: Value) -> Answer {
+    let p: params::SetPollMaxUs = given(params)?;
+    steer.set_poll_max_us(&p.pool, within("poll_max_us", p.poll_max_us, 0, MAX_POLL_US)?)?;
     done()
 }
 

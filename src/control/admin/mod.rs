@@ -79,7 +79,8 @@
 //! <-- {"jsonrpc":"2.0","id":1,"result":{"protocol":1,"program":"X.Y.Z",
 //!      "methods":["version","disk.list","disk.stats","disk.inspect","disk.set-limits",
 //!      "disk.set-weight","disk.set-nr-requests","pool.list","pool.get-scheduler",
-//!      "pool.set-scheduler","pool.tunable","pool.set-hw-depth","pool.set-nomerges"]}}
+//!      "pool.set-scheduler","pool.tunable","pool.set-hw-depth","pool.set-nomerges",
+//!      "pool.set-poll-max-us"]}}
 //! ```
 //!
 //! ## disk.list
@@ -179,7 +180,8 @@
 //! ```text
 //! --> {"jsonrpc":"2.0","id":1,"method":"pool.list"}
 //! <-- {"jsonrpc":"2.0","id":1,"result":{"pools":[{"name":"ssd","disks":["vda","vdb"],
-//!      "threads":2,"scheduler":"mq-deadline","hw_depth":64,"nomerges":0}]}}
+//!      "threads":2,"scheduler":"mq-deadline","hw_depth":64,"hw_depth_auto":true,
+//!      "nomerges":0,"poll_max_us":100}]}}
 //! ```
 //!
 //! ## pool.get-scheduler
@@ -224,11 +226,14 @@
 //! ## pool.set-hw-depth
 //!
 //! How many requests the pool may have in flight ([`params::SetHwDepth`]); 0 for as many as the
-//! images take. Without it a scheduler has nothing to choose from.
+//! images take, null for what the scheduler thinks best, which follows when the scheduler changes.
+//! Without a bound a scheduler has nothing to choose from.
 //!
 //! ```text
 //! --> {"jsonrpc":"2.0","id":1,"method":"pool.set-hw-depth","params":{"pool":"ssd","hw_depth":32}}
 //! <-- {"jsonrpc":"2.0","id":1,"result":{}}
+//! --> {"jsonrpc":"2.0","id":2,"method":"pool.set-hw-depth","params":{"pool":"ssd","hw_depth":null}}
+//! <-- {"jsonrpc":"2.0","id":2,"result":{}}
 //! ```
 //!
 //! ## pool.set-nomerges
@@ -238,6 +243,16 @@
 //!
 //! ```text
 //! --> {"jsonrpc":"2.0","id":1,"method":"pool.set-nomerges","params":{"pool":"ssd","nomerges":2}}
+//! <-- {"jsonrpc":"2.0","id":1,"result":{}}
+//! ```
+//!
+//! ## pool.set-poll-max-us
+//!
+//! The longest that the pool's threads look for work before they sleep, in microseconds, up to
+//! 10000; 0: never ([`params::SetPollMaxUs`]). Whether looking pays each finds out itself.
+//!
+//! ```text
+//! --> {"jsonrpc":"2.0","id":1,"method":"pool.set-poll-max-us","params":{"pool":"ssd","poll_max_us":50}}
 //! <-- {"jsonrpc":"2.0","id":1,"result":{}}
 //! ```
 //!

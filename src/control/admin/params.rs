@@ -123,8 +123,10 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Word>, D::Error> {
 pub struct SetHwDepth {
     /// Whose.
     pub pool: String,
-    /// 0 for as many as the images take.
-    pub hw_depth: u32,
+    /// 0 for as many as the images take; null (which has to be written) for what the scheduler
+    /// thinks best.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub hw_depth: Option<u32>,
 }
 
 /// Of `pool.set-nomerges`.
@@ -135,6 +137,16 @@ pub struct SetNomerges {
     pub pool: String,
     /// 0, 1 or 2.
     pub nomerges: u8,
+}
+
+/// Of `pool.set-poll-max-us`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetPollMaxUs {
+    /// Whose.
+    pub pool: String,
+    /// Microseconds, at most 10000; 0: never look.
+    pub poll_max_us: u32,
 }
 
 /// The value of a tunable, in JSON a string or an integer.

@@ -372,8 +372,14 @@ pub struct PoolSummary {
     pub scheduler: String,
     /// Requests that it may have in flight; 0: as many as the images take.
     pub hw_depth: u32,
+    /// Nobody has said how many: they are what the scheduler thinks best.
+    #[serde(default)]
+    pub hw_depth_auto: bool,
     /// How little it merges.
     pub nomerges: u8,
+    /// The longest that its threads look for work before they sleep, in microseconds; 0: never.
+    #[serde(default)]
+    pub poll_max_us: u32,
 }
 
 /// Result of `pool.get-scheduler`.

@@ -96,11 +96,12 @@ pub trait Steer: Send + Sync {
     /// [`SteerError`].
     fn tunable(&self, pool: &str, name: &str, value: Option<&str>) -> Result<String, SteerError>;
 
-    /// Sets how many requests a pool may have in flight; 0 for as many as the images take.
+    /// Sets how many requests a pool may have in flight; 0 for as many as the images take, `None`
+    /// for what its scheduler thinks best, whichever that is.
     ///
     /// # Errors
     /// [`SteerError`].
-    fn set_hw_depth(&self, pool: &str, depth: u32) -> Result<(), SteerError>;
+    fn set_hw_depth(&self, pool: &str, depth: Option<u32>) -> Result<(), SteerError>;
 
     /// Sets how little a pool merges, as Linux's `nomerges`: 0 all that can be, 1 only what is
     /// cheap to find, 2 nothing.
@@ -108,4 +109,11 @@ pub trait Steer: Send + Sync {
     /// # Errors
     /// [`SteerError`].
     fn set_nomerges(&self, pool: &str, level: u8) -> Result<(), SteerError>;
+
+    /// Sets the longest that the threads of a pool look for work before they sleep, in
+    /// microseconds; 0: not at all.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    fn set_poll_max_us(&self, pool: &str, most: u32) -> Result<(), SteerError>;
 }

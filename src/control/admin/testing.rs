@@ -160,7 +160,9 @@ impl Steer for FakeDaemon {
             threads: 2,
             scheduler: "mq-deadline".to_owned(),
             hw_depth: 64,
+            hw_depth_auto: true,
             nomerges: 0,
+            poll_max_us: 100,
         }]
     }
 
@@ -266,20 +268,25 @@ impl Steer for FakeDaemon {
         Ok(known.clone())
     }
 
-    fn set_hw_depth(&self, pool: &str, depth: u32) -> Result<(), SteerError> {
+    fn set_hw_depth(&self, pool: &str, depth: Option<u32>) -> Result<(), SteerError> {
         known_pool(pool)?;
-        if depth > 1024 {
+        if depth.is_some_and(|depth| depth > 1024) {
             return Err(SteerError::Refused {
                 cause: "the image takes 1024 requests at a time".to_owned(),
                 remedy: "give 1024 or less".to_owned(),
             });
         }
-        self.changed(format!("hw_depth {pool} {depth}"))
+        self.changed(format!("hw_depth {pool} {depth:?}"))
     }
 
     fn set_nomerges(&self, pool: &str, level: u8) -> Result<(), SteerError> {
         known_pool(pool)?;
         self.changed(format!("nomerges {pool} {level}"))
+    }
+
+    fn set_poll_max_us(&self, pool: &str, most: u32) -> Result<(), SteerError> {
+        known_pool(pool)?;
+        self.changed(format!("poll_max_us {pool} {most}"))
     }
 }
 

@@ -63,8 +63,10 @@ fn every_example_of_the_documentation_works() {
             "nr_requests vda Some(64)",
             "nr_requests vda None",
             "scheduler ssd kyber [(\"read_lat_nsec\", \"1000000\")]",
-            "hw_depth ssd 32",
+            "hw_depth ssd Some(32)",
+            "hw_depth ssd None",
             "nomerges ssd 2",
+            "poll_max_us ssd 50",
         ]
     );
 }

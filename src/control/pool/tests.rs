@@ -113,8 +113,12 @@ fn the_depth_follows_the_scheduler_unless_it_was_said() {
     world.pool.set_hw_depth(Some(5)).expect("the threads live");
     world.pool.set_scheduler("none", &[]).expect("it exists");
     assert_eq!(world.pool.tuning().hw_depth(), 5, "the operator's word stays");
+    assert!(!world.pool.is_hw_depth_auto());
     world.pool.set_hw_depth(None).expect("the threads live");
     assert_eq!(world.pool.tuning().hw_depth(), 0);
+    assert!(world.pool.is_hw_depth_auto());
+    world.pool.set_scheduler("bfq", &[]).expect("it exists");
+    assert_eq!(world.pool.tuning().hw_depth(), Kind::Bfq.hw_depth(false), "follows again");
 }
 
 /// Sessions come and go, rings start and stop, while the scheduler changes: nobody waits for ever

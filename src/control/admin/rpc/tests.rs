@@ -157,6 +157,12 @@ fn wrong_parameters_are_refused_with_their_cause() {
             r#"{"pool":"ssd","hw_depth":4294967296}"#,
             "invalid value: integer `4294967296`, expected u32",
         ),
+        ("pool.set-hw-depth", r#"{"pool":"ssd"}"#, "missing field `hw_depth`"),
+        (
+            "pool.set-poll-max-us",
+            r#"{"pool":"ssd","poll_max_us":10001}"#,
+            "poll_max_us is 10001, but has to be from 0 to 10000",
+        ),
         (
             "pool.set-nomerges",
             r#"{"pool":"ssd","nomerges":3}"#,
@@ -188,6 +194,7 @@ fn every_method_names_the_disk_or_the_pool_that_there_is_not() {
         ("pool.tunable", r#","name":"x""#),
         ("pool.set-hw-depth", r#","hw_depth":0"#),
         ("pool.set-nomerges", r#","nomerges":0"#),
+        ("pool.set-poll-max-us", r#","poll_max_us":0"#),
     ];
     for (method, more) in pool {
         let line = call(method, &format!(r#"{{"pool":"hdd"{more}}}"#));
