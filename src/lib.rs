@@ -53,7 +53,8 @@
 //!
 //! # Arrows ("may name"); nothing points up
 //!
-//! `main` -> config, daemon. `config` -> image (names of cache modes), and the words of limits and errors.
+//! `main` -> config, daemon. `config` -> image (names of cache modes), the words of limits and errors, and
+//! of blkmq what schedulers take.
 //! `daemon` -> config, control, device, image, sys, block, and of blkmq what it makes (flush gate,
 //! limits, counters, schedulers by name) and shows (gauges, requests in progress). `control` -> device (mailbox,
 //! disk, config space, in-flight region), sys, block. `device` -> blkmq, image, sys, block. `blkmq` -> block and

@@ -25,7 +25,16 @@ use rules::Report;
 /// What each room may name of the others. A longer path allows only that part.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["config", "daemon"]),
-    ("config", &["image::CacheMode", "image::MAX_BLOCK_SIZE", "blkmq::limits", "block::OnError"]),
+    (
+        "config",
+        &[
+            "image::CacheMode",
+            "image::MAX_BLOCK_SIZE",
+            "blkmq::limits",
+            "blkmq::sched",
+            "block::OnError",
+        ],
+    ),
     (
         "daemon",
         &[

@@ -177,6 +177,9 @@ pub enum Fault {
         /// What is said twice.
         name: String,
     },
+    /// A tunable that the scheduler does not have: the scheduler's own words.
+    #[error("{0}: {1}")]
+    Tunable(Key, String),
     /// Limits that contradict each other: the cause and the remedy are the text.
     #[error("{0}: {1}")]
     Limits(Key, String),

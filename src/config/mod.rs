@@ -5,7 +5,7 @@
 //!   (vhost-user.rst, "Backend program conventions").
 //! * C2 Command line and file become the same words, as said, and know no rule but spelling. Every
 //!   value is read, and every contradiction refused, by one path of functions that both take.
-//!   Nobody checks again later, but for what only a scheduler knows: its tunables.
+//!   Nobody checks again later. What a scheduler takes, the scheduler is asked.
 //! * C3 A refusal is one line: what was wrong, and what to do instead. In a file it begins with
 //!   the file's name and the line.
 //! * C4 The command line serves one disk, or with `--config` those of a file; then it says nothing
@@ -151,8 +151,8 @@ pub struct PoolConfig {
 pub struct SchedulerConfig {
     /// One of [`SCHEDULERS`].
     pub name: String,
-    /// Name and value, in the order in which they were said, no name twice. Whether the scheduler
-    /// knows the name and takes the value is not known yet.
+    /// Name and value, in the order in which they were said, no name twice. The scheduler has each
+    /// of them and takes the value.
     pub tunables: Vec<(String, String)>,
 }
 

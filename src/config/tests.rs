@@ -236,6 +236,16 @@ fn every_mistake_about_the_block_layer_has_its_line() {
             "--scheduler=Slice=1: give a tunable's name in lower case letters, digits and _",
         ),
         (
+            "--scheduler=kyber,read_lat_nsec=5,slice_idle=1",
+            "--scheduler: the scheduler kyber has no tunable slice_idle: it takes read_lat_nsec, \
+             write_lat_nsec, read_depth, write_depth, discard_depth, other_depth",
+        ),
+        ("--scheduler=none,x=1", "--scheduler: the scheduler none has no tunable x: it takes none"),
+        (
+            "--scheduler=kyber,read_lat_nsec=soon",
+            "--scheduler=read_lat_nsec=soon: give nanoseconds, 1 to 60000000000",
+        ),
+        (
             "--admin-socket=/s",
             "--socket-path=/s is the path of the admin socket as well: give another",
         ),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use log::LevelFilter;
 
+use crate::blkmq::sched::{BadTunable, Kind};
 use crate::block::OnError;
 use crate::image::{CacheMode, MAX_BLOCK_SIZE};
 
@@ -219,21 +220,34 @@ pub(super) fn no_pair_twice(pairs: &Pairs) -> Result<(), Refusal> {
     }
 }
 
-/// A scheduler and what it is told. Whether it knows its tunables is for the scheduler to say.
+/// A scheduler and what it is told, which it has been asked about: one is made and thrown away.
 pub(super) fn scheduler(pairs: Option<Pairs>) -> Result<SchedulerConfig, Refusal> {
     let Some(pairs) = pairs else {
         return Ok(SchedulerConfig { name: SCHEDULERS[0].to_owned(), tunables: Vec::new() });
     };
-    if !SCHEDULERS.contains(&pairs.head.as_str()) {
+    let Ok(kind) = Kind::named(&pairs.head) else {
         let names = SCHEDULERS.join(", ");
         return Err(wrong(pairs.key, &pairs.head, format!("one of {names}")));
-    }
+    };
     no_pair_twice(&pairs)?;
     for pair in &pairs.pairs {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
         if pair.name.is_empty() || !pair.name.bytes().all(fits) {
             return Err(pair.wrong("a tunable's name in lower case letters, digits and _"));
         }
+    }
+    let mut made = kind.build(&[], 1, false).unwrap_or_default();
+    for pair in &pairs.pairs {
+        let set = made
+            .iter_mut()
+            .try_for_each(|instance| instance.tunable(&pair.name, Some(&pair.value)).map(drop));
+        set.map_err(|bad| match bad {
+            BadTunable::Value { expected } => pair.wrong(expected),
+            BadTunable::Unknown => {
+                let why = kind.refusal(bad, &shown(&pair.name), &pair.value);
+                pair.key.place.refuse(Fault::Tunable(pair.key, why.to_string()))
+            }
+        })?;
     }
     let tunables = pairs.pairs.into_iter().map(|pair| (pair.name, pair.value)).collect();
     Ok(SchedulerConfig { name: pairs.head, tunables })

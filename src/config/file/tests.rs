@@ -236,6 +236,19 @@ fn every_mistake_in_a_disk_has_its_line() {
             "scheduler = { name = 'bfq', a = '' }",
             "5: scheduler=a=: give it a value, or leave it out",
         ),
+        (
+            "[disk.scheduler]\nname = 'kyber'\nread_lat_nsec = 5\nread_lat = 1",
+            "8: scheduler: the scheduler kyber has no tunable read_lat: it takes read_lat_nsec, \
+             write_lat_nsec, read_depth, write_depth, discard_depth, other_depth",
+        ),
+        (
+            "scheduler = { name = 'kyber', read_lat_nsec = 0 }",
+            "5: scheduler=read_lat_nsec=0: give nanoseconds, 1 to 60000000000",
+        ),
+        (
+            "[disk.scheduler]\nname = 'kyber'\nread_depth = 9",
+            "7: scheduler=read_depth=9: give nothing: it can only be read",
+        ),
         ("throttle = 7", "5: throttle is a number: give a text in quotes or a table"),
         (
             "throttle = 'x'",

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::*;
 use crate::blkmq::limits::LimitSet;
+use crate::blkmq::sched::Kind;
 
 /// Printed when a test fails: the seed repeats it.
 struct Seed(u64);
@@ -38,10 +39,17 @@ fn text(rng: &mut Rng, longest: u64) -> String {
 
 fn scheduler(rng: &mut Rng) -> SchedulerConfig {
     let name = pick(rng, &SCHEDULERS).to_owned();
-    let names = ["slice_idle", "read_expire", "x1"];
-    let tunables = names.iter().filter(|_| rng.chance(1, 3));
-    let tunables = tunables.map(|name| ((*name).to_owned(), (name.len() * 7).to_string()));
-    SchedulerConfig { name, tunables: tunables.collect() }
+    let kind = Kind::named(&name).expect("one of them");
+    let mut made = kind.build(&[], 1, false).expect("nothing is asked").remove(0);
+    let mut tunables = Vec::new();
+    for tunable in kind.tunables().iter().filter(|_| rng.chance(1, 3)) {
+        let value = made.tunable(tunable, None).expect("it has that");
+        // Some can only be read.
+        if made.tunable(tunable, Some(&value)).is_ok() {
+            tunables.push(((*tunable).to_owned(), value));
+        }
+    }
+    SchedulerConfig { name, tunables }
 }
 
 fn limit(rng: &mut Rng) -> Limit {
