@@ -171,6 +171,16 @@ impl Client {
         foreign::reap(&mut self.queues[q], timeout)
     }
 
+    /// The completions of queue `q` that are there, without waiting.
+    pub(crate) fn look(&mut self, q: usize) -> Vec<(usize, i32)> {
+        foreign::look(&mut self.queues[q]).unwrap_or_else(|e| panic!("queue {q}: {e}"))
+    }
+
+    /// Whether completions of queue `q` are to be announced through its descriptor.
+    pub(crate) fn announce(&mut self, q: usize, on: bool) {
+        self.queues[q].set_completion_fd_enabled(on);
+    }
+
     fn one(&mut self, q: usize) -> i32 {
         let done = self.reap(q);
         assert_eq!(done.len(), 1, "one request, one completion");

@@ -67,6 +67,15 @@ pub(crate) fn reap_each(
     Ok(count)
 }
 
+/// Submits what is queued and collects the completions that are there, without waiting.
+pub(crate) fn look(queue: &mut Blkioq) -> Result<Vec<(usize, i32)>, Errno> {
+    let mut room: [MaybeUninit<Completion>; 64] = [const { MaybeUninit::uninit() }; 64];
+    let count = queue.do_io(&mut room, 0, None, None).map_err(|error| error.errno())?;
+    // SAFETY: do_io has filled the first `count` entries.
+    let ended = room.iter().take(count).map(|slot| unsafe { slot.assume_init_ref() });
+    Ok(ended.map(|completion| (completion.user_data, completion.ret)).collect())
+}
+
 /// Takes queue memory out of the transport that owns it, as virtio-driver's own devices do.
 ///
 /// The caller keeps the transport alive longer than the queue (field order), and the transport
