@@ -200,6 +200,46 @@ fn random_load_in_every_cache_mode() {
     }
 }
 
+/// What the kernel keeps in place for a process, in KiB.
+fn pinned(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPin:")).expect("Linux 3.2");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn random_load_with_registered_buffers() {
+    let scratch = Scratch::new();
+    let (daemon, image) =
+        Daemon::on_new_image(&scratch, 16 * MIB, &["--registered-buffers", "--threads=2"]);
+    let mut load = Load::new(seed(), 16 * MIB, 1);
+    for queues in [1, 3] {
+        // Another client, another memory: what was registered is not used for it.
+        let mut client = Client::connect(daemon.socket(), Wish::queues(queues));
+        load.run(&mut client, 3000, 32);
+        load.check_all(&mut client);
+        let kib = u64::try_from(common::client::ARENA).expect("small") / 1024;
+        if on_tmpfs(&image) {
+            note("the image is on tmpfs, where nothing is registered");
+        } else if pinned(&daemon) < kib {
+            panic!("{} KiB are pinned, {kib} were to be: {}", pinned(&daemon), daemon.said());
+        }
+    }
+    assert!(eventually(PATIENCE, || pinned(&daemon) == 0), "the client has gone");
+    daemon.stop();
+    load.check_image(&image);
+    let (plain, _) = Daemon::on_new_image(&scratch, MIB, &[]);
+    serves(plain.socket());
+    let _client = Client::connect(plain.socket(), Wish::default());
+    assert_eq!(pinned(&plain), 0, "nobody asked for it");
+}
+
+/// Whether a file lies in memory.
+fn on_tmpfs(image: &Path) -> bool {
+    let device = fs::metadata(image).expect("the image is there").dev();
+    fs::metadata("/dev/shm").is_ok_and(|shm| shm.dev() == device)
+}
+
 #[test]
 fn cache_modes_show_in_config_space() {
     let scratch = Scratch::new();

@@ -46,6 +46,11 @@ pub struct Args {
     #[arg(long)]
     pub share_rw: bool,
 
+    /// Register guest memory with the kernel: less work for each request with direct I/O. All of it is
+    /// allocated and stays in place, so nothing may take any from the guest (no balloon)
+    #[arg(long)]
+    pub registered_buffers: bool,
+
     /// none (O_DIRECT), writeback, writethrough, directsync or unsafe, as in QEMU [default: none]
     #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
     pub cache: Option<String>,
@@ -183,6 +188,7 @@ impl Args {
             ("blk-file", self.blk_file.is_some()),
             ("read-only", self.read_only),
             ("share-rw", self.share_rw),
+            ("registered-buffers", self.registered_buffers),
             ("cache", is_some(&self.cache)),
             ("discard", is_some(&self.discard)),
             ("serial", is_some(&self.serial)),
@@ -247,6 +253,7 @@ impl Args {
             blk_file: word("blk-file", self.blk_file),
             read_only: self.read_only,
             share_rw: self.share_rw,
+            registered_buffers: self.registered_buffers,
             cache: word("cache", self.cache),
             discard: word("discard", self.discard),
             serial: word("serial", self.serial),

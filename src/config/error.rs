@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::word::{Key, Place};
 use super::{MAX_DISKS, MAX_FILE_SIZE, MAX_SOCKET_PATH};
+use crate::image::CacheMode;
 
 /// A configuration that means nothing: one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -177,6 +178,13 @@ pub enum Fault {
         /// What is said twice.
         name: String,
     },
+    /// Registered buffers with the page cache, which copies anyway.
+    #[error(
+        "{0}={1} goes through the page cache, where {of} gain nothing: use none or directsync, or \
+         drop {of}",
+        of = .0.place.key("registered-buffers")
+    )]
+    NotDirect(Key, CacheMode),
     /// A tunable that the scheduler does not have: the scheduler's own words.
     #[error("{0}: {1}")]
     Tunable(Key, String),

@@ -94,6 +94,7 @@ fn disk(mut section: Section) -> Result<DiskWords, Refusal> {
         blk_file: section.path("blk-file")?,
         read_only: section.flag("read-only")?,
         share_rw: section.flag("share-rw")?,
+        registered_buffers: section.flag("registered-buffers")?,
         cache: section.text("cache")?,
         discard: section.text("discard")?,
         serial: section.text("serial")?,

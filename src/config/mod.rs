@@ -171,6 +171,8 @@ pub struct DiskConfig {
     pub read_only: bool,
     /// Others may write the image while we serve it.
     pub share_rw: bool,
+    /// Guest memory is registered with the kernel; only with direct I/O.
+    pub registered_buffers: bool,
     /// Use of host caches.
     pub cache: CacheMode,
     /// Whether the guest may give space back.

@@ -136,6 +136,11 @@ fn every_mistake_has_its_line() {
             &[image, socket, "--cache=fast"],
             "--cache=fast: give one of none, writeback, writethrough, directsync, unsafe",
         ),
+        (
+            &[image, socket, "--registered-buffers", "--cache=unsafe"],
+            "--cache=unsafe goes through the page cache, where --registered-buffers gain nothing: \
+             use none or directsync, or drop --registered-buffers",
+        ),
         (&[image, socket, "--discard=on"], "--discard=on: give one of unmap, ignore"),
         (&[image, socket, "--werror=ignore"], "--werror=ignore: give one of report, enospc, stop"),
         (&[image, socket, "--rerror=enospc"], "--rerror=enospc: give one of report, stop"),
@@ -289,7 +294,7 @@ fn a_file_of_disks_stands_no_option_about_one_disk() {
             )
         );
     }
-    assert_eq!(options, 26);
+    assert_eq!(options, 27);
 }
 
 #[test]
@@ -318,6 +323,7 @@ fn the_defaults_are_what_the_help_says() {
                 blk_file: "/images/disk.img".into(),
                 read_only: false,
                 share_rw: false,
+                registered_buffers: false,
                 cache: CacheMode::None,
                 unmap: true,
                 werror: OnError::Report,
@@ -347,6 +353,7 @@ fn every_option_reaches_its_field() {
         "--discard=ignore",
         "--werror=enospc",
         "--rerror=stop",
+        "--registered-buffers",
         "--serial=-A b~",
         "--logical-block-size=4096",
         "--physical-block-size=8192",
@@ -394,6 +401,7 @@ fn every_option_reaches_its_field() {
                 blk_file: "null:1G".into(),
                 read_only: true,
                 share_rw: true,
+                registered_buffers: true,
                 cache: CacheMode::Directsync,
                 unmap: false,
                 werror: OnError::Enospc,

@@ -103,10 +103,15 @@ pub(super) fn name(word: Word) -> Result<String, Refusal> {
     )))
 }
 
-/// A cache mode by QEMU's name.
-pub(super) fn cache(word: Option<Word>) -> Result<CacheMode, Refusal> {
+/// A cache mode by QEMU's name; `direct` when something else needs direct I/O.
+pub(super) fn cache(word: Option<Word>, direct: bool) -> Result<CacheMode, Refusal> {
     let modes = CacheMode::ALL.map(|mode| (mode.name(), mode));
-    Ok(one_of(word, &modes)?.unwrap_or_default())
+    let key = word.as_ref().map(|word| word.key);
+    let mode = one_of(word, &modes)?.unwrap_or_default();
+    match key.filter(|_| direct && !mode.direct()) {
+        Some(key) => Err(key.place.refuse(Fault::NotDirect(key, mode))),
+        None => Ok(mode),
+    }
 }
 
 pub(super) fn queue_size(word: Option<Word>) -> Result<u16, Refusal> {

@@ -171,6 +171,7 @@ pub(super) struct DiskWords {
     pub(super) blk_file: Option<Word<OsString>>,
     pub(super) read_only: bool,
     pub(super) share_rw: bool,
+    pub(super) registered_buffers: bool,
     pub(super) cache: Option<Word>,
     pub(super) discard: Option<Word>,
     pub(super) serial: Option<Word>,

@@ -187,6 +187,7 @@ fn open(config: &DiskConfig) -> Result<Arc<dyn Image>, DaemonError> {
         logical_block: config.logical_block,
         physical_block: config.physical_block,
         share_rw: config.share_rw,
+        registered_buffers: config.registered_buffers,
     };
     Ok(image::open(&config.blk_file, &options)?)
 }

@@ -177,6 +177,11 @@ pub trait Image: Send + Sync {
         false
     }
 
+    /// Whether a thread that serves it is to register guest memory with its ring.
+    fn registers_buffers(&self) -> bool {
+        false
+    }
+
     /// Which buffers it takes as they are; any, unless it says otherwise.
     fn buffer_mask(&self) -> BufferMask {
         BufferMask::default()

@@ -100,6 +100,9 @@ pub struct OpenOptions {
     pub physical_block: Option<u32>,
     /// Others may write the image at the same time (a cluster file system sees to order).
     pub share_rw: bool,
+    /// Guest memory is to be registered with the kernel where that saves something: with direct I/O
+    /// on what does not lie in memory.
+    pub registered_buffers: bool,
 }
 
 /// Why an image cannot be opened: one line with the cause and the remedy.

@@ -40,6 +40,8 @@ struct Opened {
     block_device: bool,
     /// It lies in memory: what is straight is done by the thread itself (C6 of `channel`).
     in_memory: bool,
+    /// Guest memory is registered for it.
+    registers: bool,
     traits: Traits,
 }
 
@@ -82,7 +84,9 @@ impl RawImage {
         let (size, block_device) = (facts.size, facts.device.is_some());
         let unit = facts.device.map_or(1, |d| d.logical);
         let in_memory = direct_rw::is_in_memory(file.as_fd());
-        let opened = Opened { file, size, alignment, unit, block_device, in_memory, traits };
+        let registers = options.registered_buffers && alignment.is_some() && !in_memory;
+        let opened =
+            Opened { file, size, alignment, unit, block_device, in_memory, registers, traits };
         Ok(RawImage { opened: Arc::new(opened), geometry })
     }
 }
@@ -102,6 +106,10 @@ impl Image for RawImage {
 
     fn is_inline(&self) -> bool {
         self.opened.in_memory
+    }
+
+    fn registers_buffers(&self) -> bool {
+        self.opened.registers
     }
 
     fn buffer_mask(&self) -> BufferMask {

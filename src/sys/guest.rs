@@ -287,6 +287,11 @@ impl GuestMemory {
         self.regions.iter().any(|region| region.guard.is_lost())
     }
 
+    /// All of each region, in the same order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = GuestBuf> {
+        self.spans.iter().map(|(_, whole)| *whole)
+    }
+
     fn find(&self, gpa: u64) -> Option<(usize, u64)> {
         let after = self.regions.partition_point(|r| r.gpa <= gpa);
         let i = after.checked_sub(1)?;

@@ -83,6 +83,7 @@ fn the_example_means_what_it_says() {
     assert_eq!(db.limits.bps.read.rate, 10 << 20);
     assert_eq!((scratch.pool, scratch.weight, &scratch.socket), (0, 50, &Socket::Fd(3)));
     assert!(scratch.share_rw && !scratch.read_only);
+    assert!(fast.registered_buffers && !scratch.registered_buffers);
     assert_eq!(scratch.limits.bps.total.rate, 100 << 20);
     assert_eq!((scratch.limits.iops.write.rate, scratch.limits.iops_size), (50, 4096));
     assert_eq!((fast.pool, fast.read_only, fast.num_queues), (1, true, 8));
@@ -168,7 +169,7 @@ fn pools_come_as_declared_and_then_the_disks_own() {
 fn every_mistake_in_a_disk_has_its_line() {
     let pairs = "give NAME[,TUNABLE=VALUE]..., as in kyber,read_lat_nsec=1000000";
     let keys = "use name, pool, weight, socket-path, fd, socket-mode, socket-group, blk-file, \
-                read-only, share-rw, cache, discard, serial, logical-block-size, \
+                read-only, share-rw, registered-buffers, cache, discard, serial, logical-block-size, \
                 physical-block-size, num-queues, queue-size, nr-requests, werror, rerror, throttle, \
                 threads, cpus, scheduler, hw-depth, poll-max-us, nomerges, rotational";
     let table: &[(&str, &str)] = &[
@@ -200,6 +201,12 @@ fn every_mistake_in_a_disk_has_its_line() {
         ("discard = \"a\\nb\"", "5: discard=a\\nb: give one of unmap, ignore"),
         ("werror = 'ignore'", "5: werror=ignore: give one of report, enospc, stop"),
         ("rerror = 'enospc'", "5: rerror=enospc: give one of report, stop"),
+        (
+            "registered-buffers = true\ncache = 'writeback'",
+            "6: cache=writeback goes through the page cache, where registered-buffers gain nothing: \
+             use none or directsync, or drop registered-buffers",
+        ),
+        ("registered-buffers = 1", "5: registered-buffers is a number: give true or false"),
         ("cpus = true", "5: cpus is true: give a list, as in [0, 2] or \"0,2-3\""),
         ("cpus = [true]", "5: cpus is a list: give a list, as in [0, 2] or \"0,2-3\""),
         ("cpus = []", "5: cpus=: give CPU numbers from 0 to 1023, as in 0,2-3"),

@@ -342,6 +342,7 @@ impl QueueThread {
         let hctx = self.lanes.domain.add_hctx_with(lane, size, stats);
         let hctx = hctx.ok_or("too many queues on one thread")?;
         self.generation = self.generation.wrapping_add(1);
+        let registers = start.disk.image.registers_buffers();
         let queue = match Queue::new(start, lane, hctx, self.generation) {
             Ok(queue) => queue,
             Err(why) => {
@@ -353,6 +354,9 @@ impl QueueThread {
         let id = u16::try_from(slot).map_err(|_| "too many queues on one thread")?;
         self.lanes.bind(hctx, id);
         self.ring.hold(Arc::clone(queue.memory()));
+        if registers {
+            self.ring.register_memory(queue.memory());
+        }
         arm_kick(&mut self.ring, id, &queue);
         if slot == self.queues.len() {
             self.queues.push(None);
@@ -409,6 +413,7 @@ impl QueueThread {
             }
             let reply = queue.stopping.take();
             let (stopped, memory) = queue.into_stopped();
+            self.ring.forget_memory(&memory);
             self.ring.release(&memory);
             if let Some(reply) = reply {
                 // The asker may have died with its session; then the queue ends here.

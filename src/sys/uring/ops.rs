@@ -66,7 +66,9 @@ impl Ring {
         offset: u64,
     ) -> Result<(), Full> {
         let fd = Fd(file.number);
-        let entry = if let [one] = bufs {
+        let entry = if let Some(slot) = self.fixed.slot_of(bufs) {
+            read_fixed(fd, bufs, slot, offset)
+        } else if let [one] = bufs {
             opcode::Read::new(fd, one.addr(), length(one.len())).offset(offset).build()
         } else {
             opcode::Readv::new(fd, bufs.as_ptr().cast(), count(bufs)).offset(offset).build()
@@ -90,7 +92,9 @@ impl Ring {
     ) -> Result<(), Full> {
         let fd = Fd(file.number);
         let flags = if dsync { libc::RWF_DSYNC } else { 0 };
-        let entry = if let [one] = bufs {
+        let entry = if let Some(slot) = self.fixed.slot_of(bufs) {
+            write_fixed(fd, bufs, slot, offset, flags)
+        } else if let [one] = bufs {
             let (addr, len) = (one.addr().cast_const(), length(one.len()));
             opcode::Write::new(fd, addr, len).offset(offset).rw_flags(flags).build()
         } else {
@@ -193,6 +197,28 @@ impl Ring {
     pub fn cancel(&mut self, target: Token) -> Result<(), Full> {
         self.push(opcode::AsyncCancel::new(target.encode()).build(), Token::Ignore, 0)
     }
+}
+
+/// A read into registered memory.
+fn read_fixed(fd: Fd, bufs: &[GuestBuf], slot: u16, offset: u64) -> Entry {
+    if let [one] = bufs {
+        let len = length(one.len());
+        return opcode::ReadFixed::new(fd, one.addr(), len, slot).offset(offset).build();
+    }
+    let iovec = bufs.as_ptr().cast();
+    opcode::ReadvFixed::new(fd, iovec, count(bufs), slot).offset(offset).build()
+}
+
+/// A write from registered memory.
+fn write_fixed(fd: Fd, bufs: &[GuestBuf], slot: u16, offset: u64, flags: i32) -> Entry {
+    if let [one] = bufs {
+        let (addr, len) = (one.addr().cast_const(), length(one.len()));
+        let write = opcode::WriteFixed::new(fd, addr, len, slot);
+        return write.offset(offset).rw_flags(flags).build();
+    }
+    let iovec = bufs.as_ptr().cast();
+    let write = opcode::WritevFixed::new(fd, iovec, count(bufs), slot);
+    write.offset(offset).rw_flags(flags).build()
 }
 
 /// The length as the kernel takes it. It transfers less than 2 GiB at a time anyway

@@ -132,12 +132,29 @@ fn explain(e: &io::Error) -> io::Error {
     io::Error::new(e.kind(), format!("io_uring: {e}: {remedy}"))
 }
 
-/// Whether the kernel knows the operation that carries block-device discards (it still has to be
-/// tried: Linux before 6.12 knows the operation but not the command).
-pub(super) fn knows_uring_cmd(ring: &IoUring) -> bool {
-    let mut probe = Probe::new();
-    ring.submitter().register_probe(&mut probe).is_ok()
-        && probe.is_supported(opcode::UringCmd16::CODE)
+/// Which operations the kernel knows, of those that not every kernel knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The one that carries block-device discards (it still has to be tried: Linux before 6.12 knows
+    /// the operation but not the command).
+    pub(super) uring_cmd: bool,
+    /// Vectors into registered memory (Linux 6.15).
+    pub(super) vectored_fixed: bool,
+}
+
+impl Known {
+    /// Asks the kernel; one that cannot be asked knows none.
+    pub(super) fn of(ring: &IoUring) -> Known {
+        let mut probe = Probe::new();
+        if ring.submitter().register_probe(&mut probe).is_err() {
+            return Known::default();
+        }
+        Known {
+            uring_cmd: probe.is_supported(opcode::UringCmd16::CODE),
+            vectored_fixed: probe.is_supported(opcode::ReadvFixed::CODE)
+                && probe.is_supported(opcode::WritevFixed::CODE),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,7 @@ fn pool(rng: &mut Rng, name: String, queues: u16) -> PoolConfig {
 
 fn random_disk(rng: &mut Rng, index: u16) -> DiskConfig {
     let logical = maybe(rng, |rng| pick(rng, &[512, 4096]));
+    let cache = pick(rng, &CacheMode::ALL);
     let mut serial = [0; SERIAL_LEN];
     for (at, byte) in serial.iter_mut().zip(format!("{index}").bytes().chain(text(rng, 16).bytes()))
     {
@@ -108,7 +109,8 @@ fn random_disk(rng: &mut Rng, index: u16) -> DiskConfig {
         blk_file: format!("/{index}{}", text(rng, 200)),
         read_only: rng.chance(1, 2),
         share_rw: rng.chance(1, 2),
-        cache: pick(rng, &CacheMode::ALL),
+        registered_buffers: cache.direct() && rng.chance(1, 2),
+        cache,
         unmap: rng.chance(1, 2),
         logical_block: logical,
         physical_block: maybe(rng, |rng| pick(rng, &[4096, 65536])),
@@ -251,6 +253,7 @@ fn render_disk(rng: &mut Rng, out: &mut String, disk: &DiskConfig, pools: &[Pool
     line(out, "blk-file", quoted(&disk.blk_file));
     line(out, "read-only", disk.read_only);
     line(out, "share-rw", disk.share_rw);
+    line(out, "registered-buffers", disk.registered_buffers);
     line(out, "cache", quoted(disk.cache.name()));
     line(out, "werror", quoted(disk.werror.name()));
     line(out, "rerror", quoted(disk.rerror.name()));

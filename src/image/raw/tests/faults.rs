@@ -13,6 +13,7 @@ fn pretend(file: File, size: u64, direct: bool) -> Bench {
         unit: 1,
         block_device: false,
         in_memory: false,
+        registers: false,
         traits: image.traits(),
     });
     let image = RawImage { opened, geometry: image.geometry() };
