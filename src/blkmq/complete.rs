@@ -6,16 +6,16 @@
 //!
 //! * **E1** The scheduler hears of a request's end once. When pieces of it have to be issued again,
 //!   that is when the request came back: the pieces are leftovers, and were never its own.
-//! * **E2** A write is counted for the flush gate before any of its bios is answered (G1).
+//! * **E2** A write is counted for the flush gate before the guest can know any of its answers (G1).
 
 use super::Ident;
 use super::domain::Domain;
 use super::merge::{Join, Rest};
-use super::tags::{Durable, Link, State, TagList};
+use super::tags::{Durable, State, TagList};
 use crate::block::{Nanos, SECTOR_SIZE, SectorRange, Status};
 
 /// The sectors that so many bytes fill.
-fn whole_sectors(bytes: u32) -> u64 {
+pub(super) fn whole_sectors(bytes: u32) -> u64 {
     u64::from(bytes) / SECTOR_SIZE
 }
 
@@ -24,25 +24,16 @@ impl Domain {
     #[inline(always)] // at the end of nearly each request
     pub(super) fn request_done(&mut self, id: Ident, now: Nanos) {
         let hctx = self.table.get_mut(id.hctx);
-        let slot = hctx.tags.slot_mut(id.tag);
-        if slot.bios != 1 || slot.durable == Durable::FlushAfter || slot.scheduled {
-            return self.request_done_in_parts(id, now);
+        match hctx.finish_alone(id.tag, now) {
+            Some(false) => {}
+            Some(true) => self.lanes[hctx.lane.index()].flush.wrote(), // E2
+            None => self.request_done_in_parts(id, now),
         }
-        // A bio that travelled alone, and straight to the image: nearly all where nothing merges.
-        let op = slot.op;
-        if op.is_write() {
-            self.lanes[hctx.lane.index()].flush.wrote(); // E2
-        }
-        let all = op.range().map_or(0, SectorRange::sectors);
-        let moved = all.saturating_sub(whole_sectors(slot.done));
-        slot.chain = Link::NONE;
-        hctx.stats.moved(op, moved);
-        hctx.finish_here(id.tag, Status::Ok, now);
     }
 
     /// The same for whatever else there is: several bios, a flush that follows, a scheduler.
     #[inline(never)]
-    fn request_done_in_parts(&mut self, id: Ident, now: Nanos) {
+    pub(super) fn request_done_in_parts(&mut self, id: Ident, now: Nanos) {
         self.request_ended(id, now);
         let hctx = self.table.get_mut(id.hctx);
         let slot = hctx.tags.slot(id.tag);

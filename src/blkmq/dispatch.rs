@@ -25,7 +25,7 @@ use super::domain::Domain;
 use super::lane::Lane;
 use super::tags::State;
 use super::{Bios, Busy, Ident, Issue};
-use crate::block::{HctxId, Nanos};
+use crate::block::{HctxId, LaneId, Nanos};
 
 /// Times in a row that "again" (EAGAIN, EINTR) is believed. Each is a round trip through the
 /// kernel, so this is far longer than a signal or a moment without memory, and still an end.
@@ -125,19 +125,25 @@ impl Domain {
         now: Nanos,
         issue: &mut I,
     ) -> Result<(), Stop> {
-        let lane = self.table.get(of).lane;
-        if self.is_stalled(lane) {
+        if self.is_stalled(self.table.get(of).lane) {
             return Ok(()); // X2
         }
-        while let Some(tag) = self.table.get(of).leftovers.front() {
-            self.try_issue(Ident { hctx: of, tag }, now, issue)?;
+        loop {
             let hctx = self.table.get_mut(of);
-            hctx.tags.pop_front(&mut hctx.leftovers);
-            self.lanes[hctx.lane.index()].leftovers -= 1;
+            // Off the list first: it may be done, and on another, when it is issued.
+            let Some(tag) = hctx.tags.pop_front(&mut hctx.leftovers) else {
+                hctx.busy.clean();
+                return Ok(());
+            };
+            let lane = hctx.lane.index();
+            if let Err(stop) = self.try_issue(Ident { hctx: of, tag }, now, issue) {
+                let hctx = self.table.get_mut(of);
+                hctx.tags.push_front(&mut hctx.leftovers, tag);
+                return Err(stop);
+            }
+            self.lanes[lane].leftovers -= 1;
             self.leftovers -= 1;
         }
-        self.table.get_mut(of).busy.clean();
-        Ok(())
     }
 
     /// Direct issue (D4), or staging.
@@ -220,12 +226,30 @@ impl Domain {
             self.purse.give_back();
             return Err(Stop::Busy);
         }
-        hctx.tags.issued(id.tag, now);
         hctx.stats.issued(now);
         let lane = hctx.lane;
-        self.issued_for(lane, now);
-        self.issued += 1;
+        if issue.is_done() {
+            let wrote = hctx.done_at_once(id.tag, now);
+            self.done_at_once(id, lane, wrote, now);
+        } else {
+            hctx.tags.issued(id.tag, now);
+            self.issued_for(lane, now);
+        }
+        self.issued = self.issued.wrapping_add(1);
         Ok(())
+    }
+
+    /// A request was done when it was issued. `wrote`: whether it was a write, of one that is wholly
+    /// dealt with.
+    #[inline(always)] // for each of them
+    fn done_at_once(&mut self, id: Ident, lane: LaneId, wrote: Option<bool>, now: Nanos) {
+        self.unblock(); // D6
+        self.came_and_went(lane, now);
+        match wrote {
+            Some(false) => {}
+            Some(true) => self.lanes[lane.index()].flush.wrote(), // E2
+            None => self.request_done_in_parts(id, now),
+        }
     }
 
     /// A request that was on its way and refused: it goes first next time (D2).

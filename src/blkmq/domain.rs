@@ -267,8 +267,9 @@ impl Domain {
 
     /// Something of the domain has completed: there may be room again (D6).
     #[inline]
-    fn unblock(&mut self) {
-        if std::mem::take(&mut self.any_blocked) {
+    pub(super) fn unblock(&mut self) {
+        if self.any_blocked {
+            self.any_blocked = false;
             self.lanes.iter_mut().for_each(|lane| lane.blocked = false);
         }
     }
@@ -315,7 +316,7 @@ impl Domain {
     #[inline]
     pub fn take_done(&mut self, id: HctxId) -> Option<(Tag, Status)> {
         let taken = self.table.get_mut(id).take_done()?;
-        self.watch.ended();
+        self.watch.ended(1);
         Some(taken)
     }
 
@@ -324,10 +325,9 @@ impl Domain {
     /// # Panics
     /// When there is no such hctx.
     #[inline]
-    pub fn take_all_done(&mut self, id: HctxId) -> impl Iterator<Item = (Tag, Status)> + '_ {
-        let Domain { table, watch, .. } = self;
-        let hctx = table.get_mut(id);
-        std::iter::from_fn(move || hctx.take_done()).inspect(|_| watch.ended())
+    pub fn take_all_done(&mut self, id: HctxId, each: impl FnMut(Tag, Status)) {
+        let taken = self.table.get_mut(id).take_all_done(each);
+        self.watch.ended(taken);
     }
 
     /// Gives taken tags back to the guest, as [`release`](Domain::release).
@@ -336,8 +336,7 @@ impl Domain {
     /// As [`release`](Domain::release).
     #[inline]
     pub fn release_all(&mut self, id: HctxId, tags: impl Iterator<Item = Tag>) {
-        let hctx = self.table.get_mut(id);
-        tags.for_each(|tag| hctx.tags.release(tag));
+        self.table.get_mut(id).tags.release_all(tags);
     }
 
     /// Gives a taken tag back to the guest. Only after the used index that contains it is

@@ -6,8 +6,8 @@ use super::dispatch::Busyness;
 use super::limits::Direction;
 use super::merge::{Join, MergeConfig, Merging};
 use super::sched::Item;
-use super::stats::{Ended, QueueStats, Recorder, Role};
-use super::tags::{State, TagList, TagSet};
+use super::stats::{Ended, Kind, QueueStats, Recorder, Role};
+use super::tags::{Alone, State, TagList, TagSet};
 use crate::block::{HctxId, LaneId, Nanos, Op, Status, Tag};
 
 use super::Ident;
@@ -119,22 +119,43 @@ impl Hctx {
 
     /// The bio has its answer: it joins the list of what is done.
     pub(super) fn finish(&mut self, tag: Tag, status: Status, now: Nanos) {
-        self.finish_here(tag, status, now);
-    }
-
-    /// The same where every bio passes.
-    #[inline(always)]
-    pub(super) fn finish_here(&mut self, tag: Tag, status: Status, now: Nanos) {
         let slot = self.tags.answered(tag, status, &mut self.done);
         let (op, arrival) = (slot.op, slot.arrival);
         let issued = slot.issued_at().unwrap_or(arrival);
         let role = match slot.join {
+            Join::May | Join::Never if status == Status::Ok && op != Op::Flush => {
+                // Its sectors were counted as they were moved.
+                let ended = Alone { kind: Kind::of(op), sectors: 0, arrival, issued };
+                return self.stats.ended_alone(&ended, now);
+            }
             Join::May | Join::Never => Role::Head { bios: 1 },
             Join::Led => Role::Head { bios: self.tags.runs[tag.index()].led },
             Join::Joined => Role::Member,
             Join::Piece => Role::Piece,
         };
         self.stats.ended(&Ended { op, status, arrival, issued, role }, now);
+    }
+
+    /// The request is done that the tag leads. When it is one bio that travelled alone, and straight to
+    /// the image (nearly all are, where nothing merges), the bio has its answer: whether it is a
+    /// write. `None`, and nothing has changed, for whatever else there is: several bios, a flush
+    /// that follows, a scheduler.
+    #[inline(always)] // for each request
+    pub(super) fn finish_alone(&mut self, tag: Tag, now: Nanos) -> Option<bool> {
+        let ended = self.tags.answered_alone(tag, &mut self.done)?;
+        self.stats.ended_alone(&ended, now);
+        Some(ended.kind != Kind::Read)
+    }
+
+    /// The same of one that is issued now; when it is not alone it is with the kernel afterwards.
+    #[inline(always)] // as finish_alone()
+    pub(super) fn done_at_once(&mut self, tag: Tag, now: Nanos) -> Option<bool> {
+        let Some(ended) = self.tags.answered_at_once(tag, now, &mut self.done) else {
+            self.tags.issued(tag, now);
+            return None;
+        };
+        self.stats.ended_alone(&ended, now);
+        Some(ended.kind != Kind::Read)
     }
 
     /// A claimed bio is answered without having been worked on.
@@ -145,9 +166,16 @@ impl Hctx {
     }
 
     /// The next finished bio; its tag stays claimed.
-    #[inline]
     pub(super) fn take_done(&mut self) -> Option<(Tag, Status)> {
+        self.stats.settle(); // A11
         self.tags.take(&mut self.done)
+    }
+
+    /// All finished bios, one after the other; their tags stay claimed. How many.
+    #[inline]
+    pub(super) fn take_all_done(&mut self, each: impl FnMut(Tag, Status)) -> u16 {
+        self.stats.settle(); // A11
+        self.tags.take_all(&mut self.done, each)
     }
 
     /// Whether something is finished and not yet taken.
@@ -186,7 +214,7 @@ impl Hctx {
 /// The hctxs of a domain, by id.
 #[derive(Debug)]
 pub(super) struct Table {
-    slots: Vec<Option<Hctx>>,
+    slots: Vec<Option<Box<Hctx>>>,
     max: usize,
 }
 
@@ -215,19 +243,19 @@ impl Table {
         if i == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[i] = Some(hctx);
+        self.slots[i] = Some(Box::new(hctx));
         u16::try_from(i).ok().map(HctxId)
     }
 
     /// Takes a hctx out.
     pub(super) fn remove(&mut self, id: HctxId) -> Option<Hctx> {
-        self.slots.get_mut(id.index())?.take()
+        self.slots.get_mut(id.index())?.take().map(|hctx| *hctx)
     }
 
     /// The hctx with this id, if there is one.
     #[inline]
     pub(super) fn find(&self, id: HctxId) -> Option<&Hctx> {
-        self.slots.get(id.index())?.as_ref()
+        self.slots.get(id.index())?.as_deref()
     }
 
     /// The hctx with this id.
@@ -245,29 +273,33 @@ impl Table {
     /// As [`get`](Table::get).
     #[inline]
     pub(super) fn get_mut(&mut self, id: HctxId) -> &mut Hctx {
-        self.slots.get_mut(id.index()).and_then(Option::as_mut).expect("the hctx is in the table")
+        self.slots
+            .get_mut(id.index())
+            .and_then(Option::as_deref_mut)
+            .expect("the hctx is in the table")
     }
 
     /// All hctxs with their ids.
     pub(super) fn iter_ids(&self) -> impl Iterator<Item = (HctxId, &Hctx)> {
-        (0..).zip(&self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_ref()?)))
+        (0..).zip(&self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_deref()?)))
     }
 
     /// All hctxs with their ids, to change.
     pub(super) fn iter_ids_mut(&mut self) -> impl Iterator<Item = (HctxId, &mut Hctx)> {
-        (0..).zip(&mut self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_mut()?)))
+        (0..).zip(&mut self.slots).filter_map(|(i, hctx)| Some((HctxId(i), hctx.as_deref_mut()?)))
     }
 
     /// All hctxs.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Hctx> {
-        self.slots.iter_mut().flatten()
+        self.slots.iter_mut().filter_map(Option::as_deref_mut)
     }
 
     /// The id of the first hctx at or after `from`, going round, for which `pick` holds.
     pub(super) fn find_round(&self, from: usize, pick: impl Fn(&Hctx) -> bool) -> Option<HctxId> {
         let n = self.slots.len();
-        let i =
-            (from..n).chain(0..from.min(n)).find(|i| self.slots[*i].as_ref().is_some_and(&pick))?;
+        let i = (from..n)
+            .chain(0..from.min(n))
+            .find(|i| self.slots[*i].as_deref().is_some_and(&pick))?;
         u16::try_from(i).ok().map(HctxId)
     }
 

@@ -102,12 +102,18 @@ pub struct Busy;
 /// The one verb that the core asks of the world.
 pub trait Issue {
     /// Starts a request, to be answered by exactly one [`Domain::complete`] or [`Domain::rest`]
-    /// after the call has returned. `bios` are those that it consists of, in sector order and
+    /// after the call has returned (but see [`is_done`](Issue::is_done)). `bios` are those that it consists of, in sector order and
     /// without a gap, so that their data is the request's data; a sync has none.
     ///
     /// # Errors
     /// [`Busy`] is back-pressure (L5), not failure.
     fn issue(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy>;
+
+    /// Asked after each request that was taken, unless it is a sync: whether it is done already, all
+    /// of it. Then nobody answers it any more. Only of reads and writes.
+    fn is_done(&mut self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

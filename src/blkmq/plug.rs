@@ -13,7 +13,7 @@ pub(super) const PLUG_MAX_SEVERAL: usize = 64;
 /// The batch: a fixed array.
 #[derive(Debug)]
 pub(super) struct Plug {
-    entries: Box<[Ident]>,
+    entries: Box<[Ident; PLUG_MAX_SEVERAL]>,
     len: usize,
     /// The last one is long enough to be handed on before another one comes.
     grown: bool,
@@ -22,7 +22,7 @@ pub(super) struct Plug {
 impl Plug {
     /// An empty batch.
     pub(super) fn new() -> Plug {
-        let entries = vec![Ident::default(); PLUG_MAX_SEVERAL].into_boxed_slice();
+        let entries = Box::new([Ident::default(); PLUG_MAX_SEVERAL]);
         Plug { entries, len: 0, grown: false }
     }
 
@@ -61,8 +61,10 @@ impl Plug {
     }
 
     /// The bio at position `i`, in order of arrival.
+    #[inline]
     pub(super) fn get(&self, i: usize) -> Ident {
-        self.entries[..self.len][i]
+        debug_assert!(i < self.len, "no bio has that place");
+        self.entries[i]
     }
 
     /// The bio that came last.

@@ -51,7 +51,7 @@ impl Domain {
     }
 
     /// Whether a disk may have another one in flight, as far as shares go.
-    #[inline]
+    #[inline(always)] // for each request
     pub(super) fn may_issue(&mut self, lane: LaneId, now: Nanos) -> bool {
         if self.share_of == 0 {
             return true;
@@ -61,7 +61,7 @@ impl Domain {
     }
 
     /// A disk has one more in flight.
-    #[inline]
+    #[inline(always)] // for each request
     pub(super) fn issued_for(&mut self, lane: LaneId, now: Nanos) {
         if self.share_of != 0 {
             self.takes_share(lane, now);
@@ -78,10 +78,20 @@ impl Domain {
     }
 
     /// One of a disk's has come back from the kernel: its credit goes back.
-    #[inline]
+    #[inline(always)] // for each request
     pub(super) fn came_back(&mut self, lane: LaneId, now: Nanos) {
         self.purse.give_back();
         if self.share_of != 0 {
+            self.leaves_share(lane, now);
+        }
+    }
+
+    /// One of a disk's was issued and came back at once.
+    #[inline(always)] // for each request
+    pub(super) fn came_and_went(&mut self, lane: LaneId, now: Nanos) {
+        self.purse.give_back();
+        if self.share_of != 0 {
+            self.takes_share(lane, now);
             self.leaves_share(lane, now);
         }
     }

@@ -5,7 +5,7 @@ use super::Ident;
 use super::domain::Domain;
 use super::merge::{Join, Look};
 use super::tags::{Durable, State, TagBusy};
-use crate::block::{Bio, HctxId, Nanos, Op, SectorRange, Status, Tag};
+use crate::block::{Bio, Class, HctxId, Nanos, Op, SectorRange, Status, Tag};
 
 impl Domain {
     /// Takes a bio in: claims its tag and puts it into the batch of the sweep. A flush goes to the
@@ -19,7 +19,9 @@ impl Domain {
     /// When there is no such hctx.
     #[inline(always)] // what its caller knows of the bio is not stored to be loaded again
     pub fn submit(&mut self, id: HctxId, bio: Bio, now: Nanos) -> Result<(), TagBusy> {
-        let Some(range) = bio.op.range() else { return self.submit_flush(id, &bio, now) };
+        let Some(range) = bio.op.range() else {
+            return self.submit_flush(id, bio.tag, bio.class, now);
+        };
         let Domain { table, lanes, watch, plug, .. } = self;
         let hctx = table.get_mut(id);
         let lane = &lanes[hctx.lane.index()];
@@ -45,9 +47,18 @@ impl Domain {
         Ok(())
     }
 
-    fn submit_flush(&mut self, id: HctxId, bio: &Bio, now: Nanos) -> Result<(), TagBusy> {
+    // By its parts: a bio whose address is known elsewhere is made in memory, here and for all others.
+    #[inline(never)]
+    fn submit_flush(
+        &mut self,
+        id: HctxId,
+        tag: Tag,
+        class: Class,
+        now: Nanos,
+    ) -> Result<(), TagBusy> {
+        let bio = Bio { class, ..Bio::new(tag, Op::Flush) };
         let hctx = self.table.get_mut(id);
-        hctx.tags.claim(bio, Durable::No, now, State::FlushWait)?;
+        hctx.tags.claim(&bio, Durable::No, now, State::FlushWait)?;
         self.watch.begun(now);
         hctx.stats.submitted(bio.op, now);
         hctx.tags.epoch = hctx.tags.epoch.wrapping_add(1);

@@ -31,6 +31,10 @@ use super::sched::Item;
 use super::{Ident, Request};
 use crate::block::{Bio, Class, LaneId, Nanos, Op, Status, Tag};
 
+mod ends;
+
+pub(super) use ends::Alone;
+
 /// The head is still in flight: the guest broke virtio 1.3, 2.7.13 (or the head is out of range).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TagBusy;
@@ -380,12 +384,24 @@ impl TagSet {
     /// are the depth, 16 bits.
     #[inline(always)] // mostly the stages are known, and so is where they are counted
     fn moved(&mut self, tag: Tag, from: State, to: State) {
+        self.follow(tag, from, to);
+        self.recount_moved(from, to, 1);
+    }
+
+    /// So many slots went from one stage to another.
+    #[inline(always)] // as moved()
+    fn recount_moved(&mut self, from: State, to: State, slots: u16) {
+        let [from, to] = [from as usize, to as usize];
+        self.counts[from] = self.counts[from].wrapping_sub(slots);
+        self.counts[to] = self.counts[to].wrapping_add(slots);
+    }
+
+    /// Tells the tests who goes where.
+    #[inline(always)]
+    fn follow(&self, tag: Tag, from: State, to: State) {
         #[cfg(test)]
         super::tests::grammar::moved(self.slots.as_ptr().addr(), tag.0, from, to);
-        let _ = tag; // known to those who follow it
-        let [from, to] = [from as usize, to as usize];
-        self.counts[from] = self.counts[from].wrapping_sub(1);
-        self.counts[to] = self.counts[to].wrapping_add(1);
+        let _ = (tag, from, to);
     }
 
     /// No request counts as the scheduler's any more: it is going to be replaced.
@@ -399,50 +415,6 @@ impl TagSet {
         let mut counts = [0; STATES];
         self.slots.iter().for_each(|slot| counts[slot.state as usize] += 1);
         counts == self.counts
-    }
-
-    /// A bio has its answer and joins the list of those. What is known of it.
-    #[inline(always)] // for each bio
-    pub(super) fn answered(&mut self, tag: Tag, status: Status, done: &mut TagList) -> Slot {
-        if let Some(last) = done.tail.tag() {
-            self.slots[last.index()].next = Link::to(tag);
-        } else {
-            done.head = Link::to(tag);
-        }
-        done.tail = Link::to(tag);
-        let slot = &mut self.slots[tag.index()];
-        (slot.next, slot.status) = (Link::NONE, status);
-        let from = std::mem::replace(&mut slot.state, State::Done);
-        let known = *slot;
-        self.moved(tag, from, State::Done);
-        known
-    }
-
-    /// The first of those that have their answer goes to the ring's owner.
-    #[inline]
-    pub(super) fn take(&mut self, done: &mut TagList) -> Option<(Tag, Status)> {
-        let tag = done.head.tag()?;
-        let slot = &mut self.slots[tag.index()];
-        let from = std::mem::replace(&mut slot.state, State::Taken);
-        let status = slot.status;
-        done.head = slot.next;
-        if done.is_empty() {
-            done.tail = Link::NONE;
-        }
-        debug_assert_eq!(from, State::Done, "{tag:?} has its answer");
-        self.moved(tag, State::Done, State::Taken);
-        Some((tag, status))
-    }
-
-    /// The guest knows the answer: the head is its own again.
-    ///
-    /// # Panics
-    /// When the tag is not below the depth; in debug builds, when it was not taken.
-    #[inline]
-    pub(super) fn release(&mut self, tag: Tag) {
-        let from = std::mem::replace(&mut self.slots[tag.index()].state, State::Free);
-        debug_assert_eq!(from, State::Taken, "{tag:?}: {from:?} does not lead to Free here");
-        self.moved(tag, State::Taken, State::Free);
     }
 
     /// Appends a tag to a list.

@@ -148,12 +148,12 @@ impl Watch {
         if self.held == 0 {
             self.due = later(now);
         }
-        self.held += 1;
+        self.held = self.held.wrapping_add(1); // no more than there are heads
     }
 
-    /// A bio's answer was taken.
-    pub(super) fn ended(&mut self) {
-        self.held -= 1;
+    /// The answers of so many bios were taken.
+    pub(super) fn ended(&mut self, bios: u16) {
+        self.held -= u32::from(bios);
     }
 }
 

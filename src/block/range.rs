@@ -78,7 +78,7 @@ impl SectorRange {
     /// Whether start and length are multiples of `block` bytes (a power of two, at least 512).
     #[must_use]
     pub const fn is_aligned(self, block: u32) -> bool {
-        let mask = block as u64 / SECTOR_SIZE - 1;
+        let mask = (block as u64 / SECTOR_SIZE).wrapping_sub(1); // a block is a sector at least
         (self.start.0 | self.sectors) & mask == 0
     }
 }

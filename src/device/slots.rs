@@ -140,6 +140,32 @@ impl Slots {
         slot.ranges = false;
     }
 
+    /// Makes the slot of a free head busy and gives it one buffer of data, of fewer than 2^32 bytes: as
+    /// [`claim`](Slots::claim) and [`set_data`](Slots::set_data) do. `false`, and nothing has changed,
+    /// when the head is busy.
+    #[inline(always)] // its arguments are at hand where it is called
+    #[must_use = "a busy head is refused"]
+    pub fn claim_with(
+        &mut self,
+        tag: Tag,
+        status: GuestBuf,
+        data: GuestBuf,
+        to_guest: bool,
+    ) -> bool {
+        let slot = &mut self.slots[tag.index()];
+        if slot.status.len() > 0 {
+            return false;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "the caller has seen that it fits")]
+        let bytes = data.len() as u32;
+        slot.status = status;
+        slot.bytes = bytes;
+        slot.written = if to_guest { bytes } else { 0 };
+        (slot.first, slot.count, slot.block, slot.ranges) = (0, 1, NONE, false);
+        slot.inline[0] = data;
+        true
+    }
+
     /// Gives a claimed head its data: `bytes` is the sum of the lengths. With `to_guest` they count
     /// as written to the guest when the bio succeeds.
     ///
@@ -266,7 +292,8 @@ impl Slots {
         slot.count = 0;
         slot.first = 0;
         slot.bytes = 0;
-        if status == Status::Ok { slot.written + 1 } else { 1 }
+        // A transfer is shorter than 2^31 bytes.
+        if status == Status::Ok { slot.written.wrapping_add(1) } else { 1 }
     }
 }
 

@@ -5,7 +5,8 @@
 //! call costs nothing next to a system call. [`open`] chooses the type: [`null`] or [`raw`].
 //!
 //! Laws of the room:
-//! * An operation is accepted (`Ok`) and then completes exactly once, or it is refused (`Busy`)
+//! * An operation is accepted (`Ok`) and then completes exactly once (unless it was over at once and
+//!   its caller was told so: [`Channel::begin`]), or it is refused (`Busy`)
 //!   and nothing has happened. A refusal is back-pressure, not an error (L5).
 //! * A completion's outcome is the kernel's own answer (L10). Bytes past the end of the image read
 //!   as zeroes; nothing else is invented.
@@ -149,6 +150,15 @@ pub struct Io<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
+/// What became of an operation that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It completes in one of the ways of [`Channel`].
+    OnItsWay,
+    /// It was a read or a write, and all of it is done: nothing completes any more.
+    Done,
+}
+
 /// A finished operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoDone {
@@ -213,6 +223,15 @@ pub trait Channel {
     /// # Errors
     /// [`Busy`] when the ring or the bounce pool is full.
     fn submit(&mut self, ring: &mut Ring, io: &Io<'_>) -> Result<(), Busy>;
+
+    /// As [`submit`](Channel::submit), except that a read or write that is wholly done by then need
+    /// not complete.
+    ///
+    /// # Errors
+    /// As for [`submit`](Channel::submit).
+    fn begin(&mut self, ring: &mut Ring, io: &Io<'_>) -> Result<Begun, Busy> {
+        self.submit(ring, io).map(|()| Begun::OnItsWay)
+    }
 
     /// The outcome of an operation whose completion carried `Token::Io` and the answer `res`.
     /// `io` is the operation as it was submitted (the caller rebuilds it); its `bufs` may be missing

@@ -6,7 +6,7 @@
 use std::io;
 
 use super::options::{OpenError, OpenOptions, check_blocks, parse_size};
-use super::{Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
+use super::{Begun, Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
 use crate::block::{Errno, Outcome, SECTOR_SIZE, Tag};
 use crate::sys::guest::GuestBuf;
 use crate::sys::token::IoKey;
@@ -120,6 +120,16 @@ impl Channel for NullChannel {
         Ok(())
     }
 
+    fn begin(&mut self, ring: &mut Ring, io: &Io<'_>) -> Result<Begun, Busy> {
+        match io.verb {
+            Verb::Read { .. } if self.read_zeroes => zero(io.bufs),
+            Verb::Read { .. } => {}
+            Verb::Write { .. } if !self.read_only => {}
+            _ => return self.submit(ring, io).map(|()| Begun::OnItsWay),
+        }
+        Ok(Begun::Done)
+    }
+
     fn finish(&mut self, io: &Io<'_>, res: i32) -> Outcome {
         // Nothing of this channel goes through the ring.
         Outcome::of(io.bytes, res)
@@ -201,6 +211,38 @@ mod tests {
         b.copy_to(&mut got);
         assert!(got[..512].iter().all(|x| *x == 0) && got[512..].iter().all(|x| *x == 3));
         assert!(image.sync().is_ok() && image.traits().flush_is_noop);
+    }
+
+    #[test]
+    fn what_moves_data_is_over_at_once_and_nothing_else_is() {
+        for read_only in [false, true] {
+            let options = OpenOptions { read_only, ..OpenOptions::default() };
+            let image = NullImage::open("1G", &options).expect("a size");
+            let mut ring = Ring::new(8).expect("io_uring");
+            let mut channel = image.open_channel(&mut ring, 0).expect("a channel");
+            let pool = BouncePool::new(1, 1024, 512).expect("memory");
+            let bufs = [pool.buf(0)];
+            bufs[0].copy_from(&[3; 1024]);
+            let mut begin = |verb| {
+                let io = Io { key: key(1), verb, bufs: &bufs, bytes: 1024 };
+                let begun = channel.begin(&mut ring, &io).expect("room");
+                (begun, channel.poll_done().map(|done| done.outcome))
+            };
+            let write = Verb::Write { offset: 0, dsync: true };
+            let refused = (Begun::OnItsWay, Some(Outcome::Failed(Errno(libc::EROFS))));
+            let over = (Begun::Done, None);
+            assert_eq!(begin(write), if read_only { refused } else { over });
+            let zeroes = Verb::WriteZeroes { offset: 0, len: 512, unmap: false };
+            let done = (Begun::OnItsWay, Some(Outcome::Done));
+            assert_eq!(begin(zeroes), if read_only { refused } else { done });
+            assert_eq!(begin(Verb::Sync), done);
+            let mut got = [9; 1024];
+            bufs[0].copy_to(&mut got);
+            assert_eq!(got, [3; 1024], "nothing was read yet");
+            assert_eq!(begin(Verb::Read { offset: 0 }), over);
+            bufs[0].copy_to(&mut got);
+            assert_eq!(got, [0; 1024]);
+        }
     }
 
     #[test]

@@ -253,12 +253,39 @@ fn system_page_size() -> io::Result<u64> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadAddress;
 
+/// One region as a look-up needs it: where it begins for the guest, and all of it. The default is one
+/// without a single byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Near {
+    start: u64,
+    whole: GuestBuf,
+}
+
+impl Default for Near {
+    fn default() -> Near {
+        Near { start: 0, whole: GuestBuf::EMPTY }
+    }
+}
+
+impl Near {
+    /// `len` bytes at guest address `gpa`; `None` when any of them is outside the region.
+    #[must_use]
+    #[inline(always)] // its arguments are at hand where it is called
+    pub const fn piece(&self, gpa: u64, len: u64) -> Option<GuestBuf> {
+        let (offset, size) = (gpa.wrapping_sub(self.start), self.whole.len() as u64);
+        if offset < size && len <= size - offset {
+            return Some(self.whole.piece(offset, len));
+        }
+        None
+    }
+}
+
 /// One generation of guest memory: the regions, sorted by guest-physical address.
 #[derive(Debug, Default)]
 pub struct GuestMemory {
     regions: Box<[Arc<Region>]>,
-    /// Where each region begins for the guest, and all of it: what a look-up needs, side by side.
-    spans: Box<[(u64, GuestBuf)]>,
+    /// The same regions side by side.
+    spans: Box<[Near]>,
 }
 
 impl GuestMemory {
@@ -271,7 +298,8 @@ impl GuestMemory {
         if regions.windows(2).any(|w| w[0].gpa + w[0].size > w[1].gpa) {
             return Err(BadAddress);
         }
-        let spans = regions.iter().map(|r| (r.gpa, r.buf(0, r.size))).collect();
+        let span = |r: &Arc<Region>| Near { start: r.gpa, whole: r.buf(0, r.size) };
+        let spans = regions.iter().map(span).collect();
         Ok(GuestMemory { regions: regions.into(), spans })
     }
 
@@ -289,7 +317,7 @@ impl GuestMemory {
 
     /// All of each region, in the same order.
     pub(super) fn hosts(&self) -> impl Iterator<Item = GuestBuf> {
-        self.spans.iter().map(|(_, whole)| *whole)
+        self.spans.iter().map(|near| near.whole)
     }
 
     fn find(&self, gpa: u64) -> Option<(usize, u64)> {
@@ -346,6 +374,13 @@ impl GuestMemory {
         Ok(region.buf(offset, len))
     }
 
+    /// The region that a guest address lies in, to be looked at before all others. Buffers from it
+    /// are valid as long as this generation.
+    #[must_use]
+    pub fn region_of(&self, gpa: u64) -> Option<Near> {
+        self.find(gpa).map(|(number, _)| self.spans[number])
+    }
+
     /// As [`slice`](GuestMemory::slice), with a look at region `near` before all others: buffers
     /// come mostly from one region. `near` becomes the region that was found.
     ///
@@ -353,11 +388,8 @@ impl GuestMemory {
     /// As [`slice`](GuestMemory::slice).
     #[inline]
     pub fn slice_near(&self, near: &mut usize, gpa: u64, len: u64) -> Result<GuestBuf, BadAddress> {
-        if let Some((start, whole)) = self.spans.get(*near) {
-            let (offset, size) = (gpa.wrapping_sub(*start), whole.len() as u64);
-            if offset < size && len <= size - offset {
-                return Ok(whole.piece(offset, len));
-            }
+        if let Some(piece) = self.spans.get(*near).and_then(|near| near.piece(gpa, len)) {
+            return Ok(piece);
         }
         let (i, _) = self.find(gpa).ok_or(BadAddress)?;
         *near = i;

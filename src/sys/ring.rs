@@ -33,6 +33,14 @@ impl Descriptor {
     /// Bytes of a descriptor in guest memory.
     pub const SIZE: usize = 16;
 
+    /// The flag by which a chain goes on.
+    #[allow(clippy::cast_possible_truncation, reason = "the flag is bit 0")]
+    pub const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+
+    /// The flag of a buffer that the device may write.
+    #[allow(clippy::cast_possible_truncation, reason = "the flag is bit 1")]
+    pub const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+
     /// The descriptor whose 16 bytes are these two little-endian words, already in host order.
     #[allow(clippy::cast_possible_truncation, reason = "each field is cut to its own width")]
     const fn from_words(first: u64, second: u64) -> Descriptor {
@@ -61,6 +69,12 @@ impl Descriptor {
 
     const fn has(self, flag: u32) -> bool {
         self.flags as u32 & flag != 0
+    }
+
+    /// Whether it has these flags, this length, and nothing else.
+    #[must_use]
+    pub const fn is_just(self, flags: u16, len: u32) -> bool {
+        self.flags == flags && self.len == len
     }
 
     /// The chain goes on at `next`.
@@ -229,7 +243,7 @@ impl SplitRing {
         if !(aligned(&desc, 16) && aligned(&avail, 2) && aligned(&used, 4)) {
             return Err(RingError::Alignment);
         }
-        Ok(SplitRing { desc, avail, used, mask: size - 1 })
+        Ok(SplitRing { desc: desc.take(d), avail, used, mask: size - 1 })
     }
 
     #[inline]
@@ -247,6 +261,13 @@ impl SplitRing {
     #[inline]
     pub const fn size(&self) -> u16 {
         self.mask.wrapping_add(1) // at most MAX_SIZE
+    }
+
+    /// The ring's own table of descriptors, for [`read_descriptor`].
+    #[must_use]
+    #[inline]
+    pub const fn table(&self) -> GuestBuf {
+        self.desc
     }
 
     /// Copies descriptor `index` (`< size`; masked), once.

@@ -25,26 +25,28 @@ impl Purse {
     }
 
     /// Whether a thread without others may have another one.
-    #[inline]
+    #[inline(always)]
     fn has_room(&self) -> bool {
         let depth = self.credits.depth();
         depth == 0 || self.held < depth
     }
 
     /// Takes a credit ([`Credits::try_take`]).
-    #[inline]
+    #[inline(always)] // for each request
     #[must_use = "without a credit nothing may be issued"]
     pub(in crate::blkmq) fn try_take(&mut self) -> bool {
         if !self.alone {
             return self.credits.try_take(self.thread);
         }
-        let free = self.has_room();
-        self.held += u32::from(free);
-        free
+        if !self.has_room() {
+            return false;
+        }
+        self.held = self.held.wrapping_add(1); // no more than there are heads
+        true
     }
 
     /// Gives one back ([`Credits::give_back`]).
-    #[inline]
+    #[inline(always)] // for each request
     pub(in crate::blkmq) fn give_back(&mut self) {
         if self.alone {
             self.held -= 1;

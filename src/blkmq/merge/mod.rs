@@ -305,7 +305,7 @@ impl Hctx {
     /// Requests that a new one could join.
     #[inline]
     fn waiting(&self) -> u16 {
-        self.tags.count(State::Plugged) + self.tags.count(State::Staged)
+        self.tags.count(State::Plugged).wrapping_add(self.tags.count(State::Staged))
     }
 
     /// The newest request of the same kind, which the bio touches, if it fits.
@@ -327,7 +327,7 @@ impl Hctx {
         list.iter().find_map(|held| {
             let slot = self.tags.slot(held);
             // Where nothing merges, this is how all looks end.
-            if slot.state() != state || held == tag || !slot.op.range()?.touches(range) {
+            if !slot.op.range()?.touches(range) || slot.state() != state || held == tag {
                 return None;
             }
             Some((held, self.merging.fits(slot, new)?))

@@ -29,7 +29,7 @@ impl Newest {
 
     /// Newest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = Tag> + '_ {
-        let back = |i| self.tags[(self.at + NEWEST - 1 - i) % NEWEST];
+        let back = |i| self.tags[self.at.wrapping_sub(i).wrapping_sub(1) % NEWEST];
         (0..NEWEST).map_while(move |i| back(i).tag())
     }
 }

@@ -78,8 +78,14 @@ impl<const LOW: u32, const N: usize> Buckets<LOW, N> {
     /// Counts a value. For the one thread that writes.
     #[inline]
     pub(super) fn record(&self, value: u64) {
+        self.record_all(value, 1);
+    }
+
+    /// Counts a value so many times. For the one thread that writes.
+    #[inline]
+    pub(super) fn record_all(&self, value: u64, times: u64) {
         // H3
-        self.0[usize::try_from(index(LOW, value)).unwrap_or(N).min(N - 1)].add(1);
+        self.0[usize::try_from(index(LOW, value)).unwrap_or(N).min(N - 1)].add(times);
     }
 
     /// What was counted so far, values that add up to `sum`. Allocates.

@@ -33,6 +33,10 @@
 //!   issued. A turn or submission is counted when the next begins or the hctx is removed; a request
 //!   when it ends.
 //!
+//! * **A11** Bios that travelled alone and end alike (the same kind, submitted, issued and ended at the same
+//!   times of the clock) are counted together: at the latest before the answer of one of them is
+//!   taken, so before the guest knows it.
+//!
 //! Sums of time over bios grow by the depth of the queue times as fast as time passes, so they can
 //! come to the end of 64 bits in the life of a guest. They begin anew there, as Linux's do.
 
@@ -199,6 +203,12 @@ impl OpCounters {
         self.times[span as usize].record(nanos);
     }
 
+    /// So many bios spent so much time each. For the one thread that writes.
+    fn spent_each(&self, span: Span, nanos: u64, bios: u64) {
+        self.sums[span as usize].add(nanos.wrapping_mul(bios));
+        self.times[span as usize].record_all(nanos, bios);
+    }
+
     fn snapshot(&self) -> OpStats {
         OpStats {
             // Ends before joins before bios: a reader finds no more requests than bios.
@@ -237,6 +247,12 @@ pub struct QueueStats {
     taken: AtomicBool,
 }
 
+/// What is in progress: reads, and the others.
+fn halves(live: u64) -> (u32, u32) {
+    let half = |n: u64| u32::try_from(n & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    (half(live), half(live >> 32))
+}
+
 impl QueueStats {
     /// The counters of a queue on its own, all 0. About 25 KiB.
     #[must_use]
@@ -256,8 +272,7 @@ impl QueueStats {
     #[must_use]
     pub fn snapshot(&self) -> Stats {
         let [reads, writes, discards, flushes] = &self.ops;
-        let live = self.live.get();
-        let half = |n: u64| u32::try_from(n & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        let (reads_in_progress, writes_in_progress) = halves(self.live.get());
         Stats {
             reads: reads.snapshot(),
             writes: writes.snapshot(),
@@ -271,8 +286,8 @@ impl QueueStats {
             stalls: self.stalls.get(),
             refused: self.refused.get(),
             splits: self.splits.get(),
-            reads_in_progress: half(live),
-            writes_in_progress: half(live >> 32),
+            reads_in_progress,
+            writes_in_progress,
             busy: Word(self.busy.get()),
         }
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::busy::{QueueWord, Word};
 use super::histogram::Sizes;
-use super::{Kind, QueueStats, Span, Stats};
+use super::{Kind, QueueStats, Span, Stats, halves};
+use crate::blkmq::tags::Alone;
 use crate::block::{Nanos, Op, Status};
 
 /// How a bio that ended had travelled (A2, A6).
@@ -44,6 +45,34 @@ struct Run {
     size: u64,
 }
 
+/// Bios that ended alike and are not in the counters yet (A11).
+#[derive(Debug)]
+struct Alike {
+    kind: Kind,
+    arrival: Nanos,
+    issued: Nanos,
+    ended: Nanos,
+    bios: u64,
+    sectors: u64,
+}
+
+impl Alike {
+    const NONE: Alike = Alike {
+        kind: Kind::Read,
+        arrival: Nanos(0),
+        issued: Nanos(0),
+        ended: Nanos(0),
+        bios: 0,
+        sectors: 0,
+    };
+
+    /// What they are of the requests in progress.
+    fn live(&self) -> u64 {
+        let side = if self.kind == Kind::Read { 1 } else { 1 << 32 };
+        self.bios.wrapping_mul(side)
+    }
+}
+
 impl Run {
     #[inline]
     fn one_more(&mut self, now: Nanos, sizes: &Sizes) {
@@ -72,6 +101,7 @@ pub struct Recorder {
     busy: QueueWord,
     turn: Run,
     submission: Run,
+    alike: Alike,
 }
 
 /// One request in progress, in the half of the word that its operation belongs to.
@@ -89,7 +119,8 @@ impl Recorder {
     pub fn new(to: Arc<QueueStats>) -> Recorder {
         to.take();
         let busy = Word(to.busy.get());
-        Recorder { to, live: 0, busy, turn: Run::default(), submission: Run::default() }
+        let (turn, submission) = (Run::default(), Run::default());
+        Recorder { to, live: 0, busy, turn, submission, alike: Alike::NONE }
     }
 
     /// What it writes to.
@@ -101,11 +132,21 @@ impl Recorder {
     /// A bio was submitted.
     #[inline]
     pub fn submitted(&mut self, op: Op, now: Nanos) {
-        self.turn.one_more(now, &self.to.turns);
+        if now != self.turn.at {
+            self.next_turn(now);
+        }
+        self.turn.size = self.turn.size.wrapping_add(1);
         if op == Op::Flush {
             return;
         }
         self.begin(op, now);
+    }
+
+    #[inline(never)] // once a batch
+    fn next_turn(&mut self, now: Nanos) {
+        self.settle(); // a busy period may have ended before
+        self.turn.end(&self.to.turns);
+        self.turn.at = now;
     }
 
     #[inline]
@@ -136,6 +177,7 @@ impl Recorder {
     /// A bio that had joined another's request has to be issued again without that one: it is, or
     /// leads, a request that is in progress (A6).
     pub fn piece(&mut self, op: Op, now: Nanos) {
+        self.settle();
         self.begin(op, now);
     }
 
@@ -156,9 +198,57 @@ impl Recorder {
         self.to.op(Kind::of(op)).sectors.add(sectors);
     }
 
+    /// A bio ended well that had travelled alone, and so many sectors were moved with its end: as
+    /// [`moved`](Recorder::moved) and [`ended`](Recorder::ended), but it is counted with those that
+    /// end alike, when the next ends otherwise or at [`settle`](Recorder::settle) (A11).
+    #[inline(always)] // for each bio
+    pub(in crate::blkmq) fn ended_alone(&mut self, bio: &Alone, now: Nanos) {
+        let Alone { kind, sectors, arrival, issued } = *bio;
+        let Alike { kind: k, arrival: a, issued: i, ended: e, .. } = self.alike;
+        if k != kind || a != arrival || i != issued || e != now {
+            self.settle();
+            self.alike = Alike { kind, arrival, issued, ended: now, ..Alike::NONE };
+        }
+        self.alike.bios = self.alike.bios.wrapping_add(1);
+        self.alike.sectors = self.alike.sectors.wrapping_add(sectors);
+    }
+
+    /// Counts what has ended and was not counted yet (A11).
+    pub fn settle(&mut self) {
+        if self.alike.bios > 0 {
+            self.count_alike();
+        }
+    }
+
+    #[inline(never)] // once a batch
+    fn count_alike(&mut self) {
+        let alike = std::mem::replace(&mut self.alike, Alike::NONE);
+        let Alike { kind, arrival, issued, ended, bios, sectors } = alike;
+        let of = self.to.op(kind);
+        let age = ended.since(arrival);
+        of.spent_each(Span::QueueToComplete, age, bios);
+        of.spent_each(Span::QueueToIssue, issued.since(arrival), bios);
+        of.spent_each(Span::IssueToComplete, ended.since(issued), bios);
+        of.sectors.add(sectors);
+        of.bios.add(bios);
+        of.ios.add(bios);
+        of.nanos.add(age.wrapping_mul(bios));
+        self.leave(alike.live(), ended);
+    }
+
+    /// So much is in progress no more.
+    #[inline]
+    fn leave(&mut self, gone: u64, now: Nanos) {
+        debug_assert!(self.live >= gone, "what ends has begun");
+        self.live(self.live.wrapping_sub(gone));
+        if self.live == 0 {
+            self.idle(now);
+        }
+    }
+
     /// A bio ended, which had been submitted.
-    #[inline(always)] // else the compiler makes `bio` in memory, to be read at once
     pub fn ended(&mut self, bio: &Ended, now: Nanos) {
+        self.settle();
         let Recorder { to, .. } = &*self;
         let Ended { op, status, arrival, issued, role } = *bio;
         let kind = Kind::of(op);
@@ -185,11 +275,7 @@ impl Recorder {
                 }
             }
         }
-        debug_assert!(self.live >= side(op), "what ends has begun");
-        self.live(self.live.wrapping_sub(side(op)));
-        if self.live == 0 {
-            self.idle(now);
-        }
+        self.leave(side(op), now);
     }
 
     #[inline(never)] // once a busy period
@@ -249,12 +335,32 @@ impl Recorder {
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Stats {
-        self.to.snapshot()
+        let mut stats = self.to.snapshot();
+        let Alike { kind, arrival, ended, bios, sectors, .. } = self.alike;
+        if bios == 0 {
+            return stats;
+        }
+        let op = match kind {
+            Kind::Read => &mut stats.reads,
+            Kind::Discard => &mut stats.discards,
+            Kind::Write | Kind::Flush => &mut stats.writes,
+        };
+        op.bios += bios;
+        op.ios += bios;
+        op.sectors += sectors;
+        op.nanos = op.nanos.wrapping_add(ended.since(arrival).wrapping_mul(bios));
+        let live = self.live.wrapping_sub(self.alike.live());
+        (stats.reads_in_progress, stats.writes_in_progress) = halves(live);
+        if live == 0 {
+            stats.busy = self.busy.leave(ended);
+        }
+        stats
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
+        self.settle();
         self.turn.end(&self.to.turns);
         self.submission.end(&self.to.submissions);
         self.to.give_back();

@@ -69,7 +69,8 @@ fn end(
 
 /// What was answered on a hctx; the heads are the guest's again.
 fn answers(domain: &mut Domain, hctx: u16) -> Vec<(Tag, Status)> {
-    let done: Vec<_> = domain.take_all_done(HctxId(hctx)).collect();
+    let mut done = Vec::new();
+    domain.take_all_done(HctxId(hctx), |tag, status| done.push((tag, status)));
     domain.release_all(HctxId(hctx), done.iter().map(|(tag, _)| *tag));
     done
 }

@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::blkmq::tags::Alone;
 use crate::block::{Sector, SectorRange, Status};
 use crate::testkit::core_disk::Rng;
 
@@ -298,4 +299,50 @@ fn a_reader_sees_whole_numbers_that_never_fall() {
     });
     let ((last, waits), bios) = seen;
     assert_eq!((last.reads.ios, last.reads.sectors, waits), (bios, bios * 8, bios));
+}
+
+/// Two queues that see the same: one counts each bio when it ends, the other those that end alike
+/// together (A11). Snapshots agree at any time, and all counters when it was settled.
+#[test]
+fn bios_that_end_alike_are_counted_as_if_one_by_one() {
+    for seed in 0..50 {
+        let mut rng = Rng::new(seed);
+        let ((one, mut single), (many, mut alike)) = (recorder(), recorder());
+        let mut live: Vec<(Op, u64, u64)> = Vec::new();
+        let mut now = 1;
+        for _ in 0..400 {
+            now += if rng.below(4) == 0 { rng.below(2000) } else { 0 };
+            let range = range(1 + rng.below(16));
+            let op = [Op::Read(range), Op::Write(range), Op::Discard(range)];
+            let op = op[usize::try_from(rng.below(3)).expect("small")];
+            if live.is_empty() || rng.below(2) == 0 {
+                single.submitted(op, Nanos(now));
+                alike.submitted(op, Nanos(now));
+                live.push((op, now, now + rng.below(2) * rng.below(50)));
+            } else {
+                let (op, arrival, issued) = live.swap_remove(0);
+                now = now.max(issued);
+                let sectors = op.range().map_or(0, SectorRange::sectors);
+                single.moved(op, sectors);
+                single.ended(&head(op, arrival, issued), Nanos(now));
+                let (arrival, issued) = (Nanos(arrival), Nanos(issued));
+                let ended = Alone { kind: Kind::of(op), sectors, arrival, issued };
+                alike.ended_alone(&ended, Nanos(now));
+            }
+            assert_eq!(alike.snapshot(), single.snapshot(), "seed {seed}: before it is counted");
+            if rng.below(8) == 0 {
+                alike.settle();
+                assert_eq!(many.snapshot(), one.snapshot(), "seed {seed}: busy time too");
+            }
+        }
+        drop((single, alike));
+        for kind in Kind::ALL {
+            for span in [Span::QueueToComplete, Span::QueueToIssue, Span::IssueToComplete] {
+                assert_eq!(many.latency(kind, span), one.latency(kind, span), "{kind:?} {span:?}");
+            }
+        }
+        for batch in [Batch::Turn, Batch::Request] {
+            assert_eq!(many.batches(batch), one.batches(batch), "{batch:?}");
+        }
+    }
 }

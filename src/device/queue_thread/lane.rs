@@ -10,7 +10,7 @@ use crate::blkmq::{Bios, Busy, Domain, Issue, LaneConfig, MergeSearch, Request};
 use crate::block::{HctxId, LaneId, Nanos, Op, Outcome};
 use crate::device::Disk;
 use crate::device::mailbox::DiskId;
-use crate::image::{self, Channel, Io, IoDone, Verb};
+use crate::image::{self, Begun, Channel, Io, IoDone, Verb};
 use crate::sys::guest::GuestBuf;
 use crate::sys::token::IoKey;
 use crate::sys::uring::Ring;
@@ -96,7 +96,8 @@ impl Lanes {
     /// Dispatches what the core wants to dispatch, and collects what finished at once.
     pub(super) fn run(&mut self, queues: &mut Queues, ring: &mut Ring, now: Nanos) {
         let Lanes { domain, lanes, slot_of, gather } = self;
-        domain.run(now, &mut Issuer { lanes, ring, queues, slot_of, gather });
+        let at = None;
+        domain.run(now, &mut Issuer { lanes, ring, queues, slot_of, gather, at, done: false });
     }
 
     /// Takes in what the channels finished without the ring. Returns whether there was anything.
@@ -181,50 +182,85 @@ impl Lanes {
 #[inline(always)] // where the request is made: it has to be in memory only once
 fn io_for<'b>(request: &Request, slot: u16, bufs: &'b [GuestBuf]) -> Io<'b> {
     let key = IoKey { slot, tag: request.tag, generation: request.generation };
-    let plain = |verb| Io { key, verb, bufs: &[], bytes: 0 };
-    match request.op {
-        Op::Read(range) | Op::Write(range) => {
-            let done = u64::from(request.done);
-            let offset = range.byte_offset() + done;
-            // It fits: one bio moves less than 2 GiB, and merging makes no longer request.
-            let bytes = u32::try_from(range.bytes() - done).unwrap_or(u32::MAX);
-            let verb = match request.op {
-                Op::Read(_) => Verb::Read { offset },
-                _ => Verb::Write { offset, dsync: request.fua },
-            };
-            Io { key, verb, bufs, bytes }
-        }
-        Op::Flush => plain(Verb::Sync),
-        Op::Discard(range) => {
-            plain(Verb::Discard { offset: range.byte_offset(), len: range.bytes() })
-        }
-        Op::WriteZeroes { range, unmap } => {
-            plain(Verb::WriteZeroes { offset: range.byte_offset(), len: range.bytes(), unmap })
-        }
+    let (Op::Read(range) | Op::Write(range)) = request.op else {
+        return Io { key, verb: verb_without_data(request.op), bufs: &[], bytes: 0 };
+    };
+    let done = u64::from(request.done);
+    let offset = range.byte_offset() + done;
+    let left = range.bytes().wrapping_sub(done);
+    debug_assert!(u32::try_from(left).is_ok(), "what is done is less than the range");
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "one bio moves less than 2 GiB, and merging makes no longer request"
+    )]
+    let bytes = left as u32;
+    let verb = match request.op {
+        Op::Read(_) => Verb::Read { offset },
+        _ => Verb::Write { offset, dsync: request.fua },
+    };
+    Io { key, verb, bufs, bytes }
+}
+
+#[inline(never)] // seldom
+fn verb_without_data(op: Op) -> Verb {
+    let (offset, len) = op.range().map_or((0, 0), |range| (range.byte_offset(), range.bytes()));
+    match op {
+        Op::Discard(_) => Verb::Discard { offset, len },
+        Op::WriteZeroes { unmap, .. } => Verb::WriteZeroes { offset, len, unmap },
+        Op::Flush | Op::Read(_) | Op::Write(_) => Verb::Sync,
     }
+}
+
+/// Where the requests of a hctx lead.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    hctx: HctxId,
+    slot: u16,
+    queue: &'a Queue,
 }
 
 /// The core's one verb, on the real image.
 struct Issuer<'a> {
     lanes: &'a mut [Lane],
     ring: &'a mut Ring,
-    queues: &'a mut Queues,
+    queues: &'a Queues,
     slot_of: &'a [u16],
     gather: &'a mut Gather,
+    /// Of the request before: the next one is mostly of the same queue.
+    at: Option<Place<'a>>,
+    /// The request before is done.
+    done: bool,
 }
 
-impl Issuer<'_> {
+impl<'a> Issuer<'a> {
+    #[inline(always)] // for each request
+    fn place(&mut self, hctx: HctxId) -> Place<'a> {
+        match self.at {
+            Some(place) if place.hctx == hctx => place,
+            _ => self.look_up(hctx),
+        }
+    }
+
+    #[inline(never)] // once for each queue, where the queues do not alternate
+    fn look_up(&mut self, hctx: HctxId) -> Place<'a> {
+        let slot = self.slot_of[hctx.index()];
+        let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
+        let place = Place { hctx, slot, queue };
+        self.at = Some(place);
+        place
+    }
+
     /// A request whose buffers have to be put together.
     #[inline(never)]
     fn issue_gathered(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
-        let slot = self.slot_of[request.hctx.index()];
-        let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
+        let Place { slot, queue, .. } = self.place(request.hctx);
         if !self.gather.prepare(self.ring) {
             return Err(Busy);
         }
         let bufs = self.gather.for_submission(&queue.slots, bios, request.done);
         let io = io_for(request, slot, bufs);
-        self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
+        let begun = self.lanes[queue.lane.index()].channel.begin(self.ring, &io);
+        begun.map(|begun| self.done = begun == Begun::Done).map_err(|image::Busy| Busy)
     }
 }
 
@@ -234,9 +270,14 @@ impl Issue for Issuer<'_> {
         if request.done != 0 || bios.len() > 1 {
             return self.issue_gathered(request, bios);
         }
-        let slot = self.slot_of[request.hctx.index()];
-        let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
+        let Place { slot, queue, .. } = self.place(request.hctx);
         let io = io_for(request, slot, queue.slots.bufs(request.tag));
-        self.lanes[queue.lane.index()].channel.submit(self.ring, &io).map_err(|image::Busy| Busy)
+        let begun = self.lanes[queue.lane.index()].channel.begin(self.ring, &io);
+        begun.map(|begun| self.done = begun == Begun::Done).map_err(|image::Busy| Busy)
+    }
+
+    #[inline(always)]
+    fn is_done(&mut self) -> bool {
+        self.done
     }
 }

@@ -185,7 +185,9 @@ impl QueueThread {
 
     /// Steps 1 to 5. `true` when nothing is left to do until something arrives.
     fn iterate(&mut self, now: Nanos) -> bool {
-        self.reap(now);
+        if self.reap(now) {
+            self.publish();
+        }
         self.turn(now);
         self.watch(now);
         if sigbus::lost() != self.pages_lost {
@@ -195,9 +197,12 @@ impl QueueThread {
         !self.wants_turn(now)
     }
 
-    /// Takes in every completion that is there.
-    fn reap(&mut self, now: Nanos) {
+    /// Takes in every completion that is there. Whether there was more than kicks, so that the core may
+    /// have finished something.
+    fn reap(&mut self, now: Nanos) -> bool {
+        let mut more = false;
         while let Some(cqe) = self.ring.pop() {
+            more |= !matches!(cqe.token, Token::Kick { .. });
             match cqe.token {
                 Token::Io(key) => {
                     self.lanes.on_io(&mut self.queues, key, cqe.res, now);
@@ -211,11 +216,11 @@ impl QueueThread {
                 Token::Ignore => {}
             }
         }
+        more
     }
 
-    /// Publishes, sweeps, runs the core, publishes: once for every queue that has something.
+    /// Sweeps, runs the core, publishes: once for every queue that has something.
     fn turn(&mut self, now: Nanos) {
-        self.publish();
         for queue in self.queues.iter_mut().flatten() {
             if queue.active {
                 queue.sweep(&mut self.lanes.domain, &mut self.chain, now);

@@ -27,9 +27,9 @@ use crate::block::{HctxId, LaneId, Nanos, Op, QueueId, SectorRange, Status, Tag}
 use crate::device::Disk;
 use crate::device::inflight::{Start, Tracker};
 use crate::device::mailbox::{QueueStart, QueueStopped};
-use crate::device::request::{Parsed, Rules, fetch};
+use crate::device::request::{self, Parsed, Rules};
 use crate::device::slots::Slots;
-use crate::device::virtqueue::{Broken, Chain, Position, VirtQueue};
+use crate::device::virtqueue::{Broken, Chain, Glance, Plain, Position, VirtQueue};
 use crate::sys::fd;
 use crate::sys::guest::GuestMemory;
 
@@ -72,6 +72,8 @@ pub(super) struct Queue {
     vq: VirtQueue,
     disk: Arc<Disk>,
     memory: Arc<GuestMemory>,
+    /// Where chains are looked for in it.
+    glance: Glance,
     rules: Rules,
     published: Vec<Tag>,
     /// The record of what is in flight (Q6).
@@ -124,6 +126,7 @@ impl Queue {
             rules: Rules::new(&start.disk, start.features),
             disk: start.disk,
             memory: start.memory,
+            glance: Glance::default(),
             published: Vec::with_capacity(usize::from(size)),
             inflight,
         })
@@ -147,9 +150,13 @@ impl Queue {
     /// Whether another bio may be fetched: there is a slot for it, and not as many as the operator
     /// allows are in the core already.
     fn has_room(&self, domain: &Domain) -> bool {
-        let allowed =
-            self.disk.tuning.nr_requests().is_none_or(|most| domain.claimed(self.hctx) < most);
-        allowed && self.slots.can_accept()
+        self.allowed(domain) > 0 && self.slots.can_accept()
+    }
+
+    /// How many more bios may be in the core.
+    fn allowed(&self, domain: &Domain) -> u16 {
+        let most = self.disk.tuning.nr_requests();
+        most.map_or(u16::MAX, |most| most.saturating_sub(domain.claimed(self.hctx)))
     }
 
     fn fetches(&self) -> bool {
@@ -195,15 +202,19 @@ impl Queue {
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
         let (heads, mut sectors) = self.budget;
-        while fetched < heads && sectors > 0 {
-            if !self.has_room(domain) {
-                // Back-pressure (L5): a completion frees a block and marks the queue active.
-                self.active = false;
+        // Nothing ends during a sweep, so each head that is fetched takes one of the places.
+        let places = self.allowed(domain);
+        let most = heads.min(places);
+        while sectors > 0 {
+            if fetched == most || !self.slots.can_accept() {
+                // Unless the budget is spent this is back-pressure (L5): a completion frees a block
+                // and marks the queue active.
+                self.active = fetched == heads && self.has_new();
                 return fetched;
             }
             match self.next_head() {
                 Ok(Some(tag)) => {
-                    fetched += 1;
+                    fetched = fetched.wrapping_add(1); // below the budget
                     let Some(moved) = self.accept(tag, writeback, domain, chain, now) else {
                         self.break_queue();
                         return fetched;
@@ -220,7 +231,13 @@ impl Queue {
                 }
             }
         }
+        self.active = self.has_new();
         fetched
+    }
+
+    /// Whether there is something that was not fetched yet, as far as a look shows.
+    fn has_new(&self) -> bool {
+        self.fetches() && self.vq.has_pending() || self.has_more()
     }
 
     /// Gives one head to the core (Q1). How many sectors it moves; `None` when the queue is broken.
@@ -233,22 +250,68 @@ impl Queue {
         chain: &mut Chain,
         now: Nanos,
     ) -> Option<u64> {
-        let Queue { vq, memory, rules, slots, inflight, .. } = self;
-        // The slots are claimed and freed with the tags, so a live head shows in the parse (Q1).
-        let parsed = fetch(vq, memory, tag, chain, rules, writeback, slots);
-        if let Some(inflight) = inflight
-            && !matches!(parsed, Parsed::Broken(_))
-        {
+        let plain = self.vq.plain(&self.memory, tag, &mut self.glance);
+        let taken = match plain {
+            Some(plain) if plain.to_guest => {
+                self.accept_plain::<false>(plain, tag, writeback, domain, now)
+            }
+            Some(plain) => self.accept_plain::<true>(plain, tag, writeback, domain, now),
+            None => None,
+        };
+        match taken {
+            Some(sectors) => sectors,
+            None => self.accept_other(tag, writeback, domain, chain, now),
+        }
+    }
+
+    /// The same of a plain chain. `None` when it is none of the usual ones.
+    #[inline(always)] // once for each of two kinds
+    fn accept_plain<const WRITE: bool>(
+        &mut self,
+        plain: Plain,
+        tag: Tag,
+        writeback: bool,
+        domain: &mut Domain,
+        now: Nanos,
+    ) -> Option<Option<u64>> {
+        // The slots are claimed and freed with the tags: a live head is no usual one (Q1).
+        let of = request::accept::<WRITE>(plain, tag, &self.rules, writeback, &mut self.slots)?;
+        self.mark(tag);
+        let taken = domain.submit(self.hctx, of.bio::<WRITE>(tag), now);
+        Some(taken.is_ok().then_some(of.range.sectors()))
+    }
+
+    /// The same of any head.
+    #[inline(never)]
+    fn accept_other(
+        &mut self,
+        tag: Tag,
+        writeback: bool,
+        domain: &mut Domain,
+        chain: &mut Chain,
+        now: Nanos,
+    ) -> Option<u64> {
+        let Queue { vq, memory, rules, slots, .. } = self;
+        let parsed = request::fetch(vq, memory, tag, chain, rules, writeback, slots);
+        if matches!(parsed, Parsed::Broken(_)) {
+            return None;
+        }
+        self.mark(tag);
+        let Parsed::Bio(bio) = parsed else {
+            let status = parsed.answer()?;
+            return domain.reject(self.hctx, tag, status).is_ok().then_some(0);
+        };
+        let moves = matches!(bio.op, Op::Read(_) | Op::Write(_));
+        let sectors = bio.op.range().filter(|_| moves).map_or(0, SectorRange::sectors);
+        domain.submit(self.hctx, bio, now).is_ok().then_some(sectors)
+    }
+
+    /// The head goes into the core (Q6).
+    #[inline(always)]
+    fn mark(&mut self, tag: Tag) {
+        if let Some(inflight) = &mut self.inflight {
             inflight.mark(tag);
         }
-        if let Parsed::Bio(bio) = parsed {
-            let moves = matches!(bio.op, Op::Read(_) | Op::Write(_));
-            let sectors = bio.op.range().filter(|_| moves);
-            let sectors = sectors.map_or(0, SectorRange::sectors);
-            return domain.submit(self.hctx, bio, now).is_ok().then_some(sectors);
-        }
-        let status = parsed.answer()?;
-        domain.reject(self.hctx, tag, status).is_ok().then_some(0)
     }
 
     /// Declares the queue broken: nothing is fetched until the next reset, nobody else is harmed.
@@ -279,19 +342,21 @@ impl Queue {
 
     /// Answers everything that the core has finished (Q3).
     pub(super) fn publish(&mut self, domain: &mut Domain) {
-        for (tag, status) in domain.take_all_done(self.hctx) {
-            self.finish(tag, status);
-        }
+        domain.take_all_done(self.hctx, |tag, status| self.finish(tag, status));
         if self.published.is_empty() {
             return;
+        }
+        if let Some(inflight) = &mut self.inflight {
+            self.published.iter().for_each(|tag| inflight.link(*tag));
         }
         let notify = self.vq.publish();
         if let Some(inflight) = &mut self.inflight {
             inflight.published(&self.published, self.vq.position().next_used);
         }
         domain.release_all(self.hctx, self.published.drain(..));
-        // A block may have become free, or the guest may have been waiting for a head.
-        self.active |= self.fetches() || self.has_more();
+        // A block may have become free, or the guest may have been waiting for a head. What it sends
+        // from now on is found by a look or a kick (I12).
+        self.active |= self.has_new();
         if notify {
             self.announce();
         }
@@ -311,9 +376,6 @@ impl Queue {
     fn finish(&mut self, tag: Tag, status: Status) {
         let len = self.slots.finish(tag, status);
         self.vq.push_used(tag, len);
-        if let Some(inflight) = &mut self.inflight {
-            inflight.link(tag);
-        }
         self.published.push(tag);
     }
 

@@ -14,6 +14,9 @@
 //!   of an IN and a writable one of an OUT (beyond the status byte) are ignored; a range of no
 //!   sectors is skipped. Unlike it, several segments are taken, and a malformed request is
 //!   answered instead of ending the connection.
+//! * R6 **Quick where it is usual.** A sound transfer in a plain chain is accepted in few steps, by the
+//!   same rules; whatever else is plain is judged as any other (a property test holds both ways
+//!   against each other).
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
@@ -24,10 +27,11 @@ use virtio_bindings::bindings::virtio_blk::{
 use super::Disk;
 use super::config_space::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS};
 use super::slots::{MAX_RANGES, MAX_SEGMENTS, Slots};
-use super::virtqueue::{Chain, ChainError, MAX_PIECES, VirtQueue};
+use super::virtqueue::{Chain, ChainError, MAX_PIECES, Plain, VirtQueue};
 use crate::block::{Bio, Class, Op, SECTOR_SIZE, Sector, SectorRange, Status, Tag};
 use crate::image::BufferMask;
 use crate::sys::guest::{GuestBuf, GuestMemory};
+use crate::sys::ring::read_words;
 
 /// Most bytes of one transfer: what Linux moves in one system call (MAX_RW_COUNT).
 pub const MAX_BYTES: u64 = 0x7fff_f000;
@@ -171,11 +175,14 @@ struct Header {
 }
 
 impl Header {
-    #[inline]
     fn take(chain: &mut Chain) -> Option<Header> {
-        let [first, sector] = chain.take_words()?;
+        chain.take_words().map(Header::from_words)
+    }
+
+    #[inline(always)]
+    const fn from_words([first, sector]: [u64; 2]) -> Header {
         let (kind, ioprio) = halves(first);
-        Some(Header { kind, ioprio, sector })
+        Header { kind, ioprio, sector }
     }
 }
 
@@ -185,8 +192,56 @@ const fn halves(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
+/// A transfer for the core; its data is in the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// What is read or written: at least one sector.
+    pub range: SectorRange,
+    ioprio: u32,
+    fua: bool,
+    segments: u16,
+    alone: bool,
+}
+
+impl Transfer {
+    /// As a bio of this tag: a write, or a read.
+    #[inline(always)] // what is known of the operation is not stored to be loaded again
+    #[must_use]
+    pub fn bio<const WRITE: bool>(self, tag: Tag) -> Bio {
+        let Transfer { range, ioprio, fua, segments, alone } = self;
+        let op = if WRITE { Op::Write(range) } else { Op::Read(range) };
+        Bio { tag, op, fua, class: class_of(ioprio), segments, alone }
+    }
+}
+
+/// Accepts a sound transfer in a plain chain, in few steps and by the rules of [`parse`] (R6): what
+/// `parse` would answer with as a [`Parsed::Bio`]. `None` for whatever is not that: nothing was
+/// done, and it is to be [`fetch`]ed. With `WRITE` the data is not `to_guest`.
+#[inline(always)] // its answer is large, and known where it is made
+#[must_use]
+pub fn accept<const WRITE: bool>(
+    plain: Plain,
+    tag: Tag,
+    rules: &Rules,
+    writeback: bool,
+    slots: &mut Slots,
+) -> Option<Transfer> {
+    let Header { kind, ioprio, sector } = Header::from_words(read_words(plain.header)?);
+    let usual = if WRITE { VIRTIO_BLK_T_OUT } else { VIRTIO_BLK_T_IN };
+    if kind != usual || WRITE && rules.read_only {
+        return None;
+    }
+    let range = rules.transfer(sector, plain.data.len() as u64).ok()?;
+    if !slots.claim_with(tag, plain.status, plain.data, !WRITE) {
+        return None;
+    }
+    let (segments, alone) = rules.shape(&[plain.data]);
+    let fua = WRITE && rules.write_through(writeback);
+    Some(Transfer { range, ioprio, fua, segments, alone })
+}
+
 /// Fetches the chain at `head` and judges it: [`VirtQueue::chain`], then [`parse`].
-#[inline]
+#[inline(never)]
 pub fn fetch(
     queue: &VirtQueue,
     memory: &GuestMemory,
@@ -389,9 +444,11 @@ fn segments(
 }
 
 /// The priority class of a guest's hint, laid out as Linux's `ioprio` (class in bits 13 to 15).
-const fn class_of(ioprio: u32) -> Class {
+#[inline(always)]
+fn class_of(ioprio: u32) -> Class {
     use Class::{BestEffort, Idle, RealTime};
-    const CLASSES: [Class; 8] =
+    // A static: a constant would be built on the stack for each look.
+    static CLASSES: [Class; 8] =
         [BestEffort, RealTime, BestEffort, Idle, BestEffort, BestEffort, BestEffort, BestEffort];
     CLASSES[(ioprio >> 13 & 7) as usize]
 }

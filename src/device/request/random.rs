@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use proptest::strategy::ValueTree;
 
-use super::bench::{Bench, CAPACITY, RULES, bio_op};
+use super::bench::{BLOCK_4096, Bench, CAPACITY, READ_ONLY, RULES, bio_op};
 use super::*;
+use crate::device::virtqueue::Glance;
 use crate::sys::ring::Descriptor;
 use crate::testkit::blk::{Framing, Request};
-use crate::testkit::driver::{Driver, Layout, NEXT, WRITE};
+use crate::testkit::driver::{Driver, INDIRECT, Layout, NEXT, WRITE};
 use crate::testkit::{GPA, TestMemory};
 
 /// Cuts a length at random places.
@@ -127,6 +129,60 @@ proptest! {
     }
 }
 
+/// What the quick way makes of the chain at `tag`, if it takes it at all.
+fn quick(
+    queue: &VirtQueue,
+    memory: &GuestMemory,
+    tag: Tag,
+    glance: &mut Glance,
+    rules: &Rules,
+    writeback: bool,
+    slots: &mut Slots,
+) -> Option<Parsed> {
+    let plain = queue.plain(memory, tag, glance)?;
+    if plain.to_guest {
+        let of = accept::<false>(plain, tag, rules, writeback, slots)?;
+        Some(Parsed::Bio(of.bio::<false>(tag)))
+    } else {
+        let of = accept::<true>(plain, tag, rules, writeback, slots)?;
+        Some(Parsed::Bio(of.bio::<true>(tag)))
+    }
+}
+
+/// Holds the quick way (R6) against the other on the chain at `tag`: what it takes it takes as the
+/// other does, and the slot is filled alike; what it leaves it leaves as it was. Whether it took it.
+fn both_ways_agree(
+    queue: &VirtQueue,
+    memory: &GuestMemory,
+    tag: Tag,
+    (rules, writeback): (&Rules, bool),
+    slots: &mut [Slots; 2],
+) -> Result<bool, TestCaseError> {
+    let [ours, theirs] = slots;
+    let mut glance = Glance::default();
+    // The first look learns where to look.
+    let (first, second) = (
+        quick(queue, memory, tag, &mut glance, rules, writeback, ours),
+        quick(queue, memory, tag, &mut glance, rules, writeback, ours),
+    );
+    prop_assert_eq!(first, None, "nothing is known of the memory yet");
+    let parsed = fetch(queue, memory, tag, &mut Chain::new(), rules, writeback, theirs);
+    let Some(taken) = second else {
+        prop_assert!(!ours.is_busy(tag), "the slot is untouched");
+        return Ok(false);
+    };
+    prop_assert_eq!(taken, parsed);
+    let place = |b: &GuestBuf| (b.addr(), b.len());
+    let bufs = |s: &Slots| s.bufs(tag).iter().map(place).collect::<Vec<_>>();
+    prop_assert_eq!(bufs(ours), bufs(theirs));
+    prop_assert_eq!(ours.bytes(tag), theirs.bytes(tag));
+    prop_assert!(!ours.has_more_ranges(tag));
+    let again = quick(queue, memory, tag, &mut glance, rules, writeback, ours);
+    prop_assert_eq!(again, None, "a busy head is left to the other way, which refuses it");
+    prop_assert_eq!(ours.finish(tag, Status::Ok), theirs.finish(tag, Status::Ok));
+    Ok(true)
+}
+
 #[derive(Clone, Debug)]
 struct Wild {
     table: Vec<Descriptor>,
@@ -151,6 +207,155 @@ fn wild() -> impl Strategy<Value = Wild> {
         0_u16..16,
     )
         .prop_map(|(table, memory, head)| Wild { table, memory, head })
+}
+
+/// A chain of three that is nearly as drivers send it: each part is off from time to time.
+#[derive(Clone, Debug)]
+struct Nearly {
+    header: (u32, u32, u64),
+    descriptors: [Descriptor; 3],
+    head: u16,
+    indirect: Option<(u32, u16)>,
+    size: u16,
+}
+
+fn nearly() -> impl Strategy<Value = Nearly> {
+    let off = || 0_u8..40;
+    let kind = prop_oneof![8 => Just(VIRTIO_BLK_T_IN), 8 => Just(VIRTIO_BLK_T_OUT), 1 => 0_u32..20];
+    let sector =
+        prop_oneof![12 => 0..CAPACITY / 8, 1 => CAPACITY - 9..CAPACITY + 2, 1 => any::<u64>()];
+    let lens = (
+        prop_oneof![20 => Just(16_u32), 1 => 0_u32..40],
+        prop_oneof![12 => (1_u32..9).prop_map(|n| n * 512), 2 => 0_u32..2000, 1 => any::<u32>()],
+        prop_oneof![20 => Just(1_u32), 1 => 0_u32..600],
+    );
+    let indirect = prop_oneof![3 => Just(None), 2 => Just(Some((48, 0))),
+        1 => (0_u32..6, 0_u16..4).prop_map(|(n, flags)| Some((n * 16, flags)))];
+    let size = prop_oneof![12 => Just(16_u16), 1 => Just(1), 1 => Just(2), 1 => Just(4)];
+    (
+        kind,
+        any::<u32>(),
+        sector,
+        lens,
+        [off(), off(), off(), off()],
+        any::<[u16; 3]>(),
+        indirect,
+        size,
+    )
+        .prop_map(|(kind, ioprio, sector, lens, off, wild, indirect, size)| {
+            let to_guest = if kind == VIRTIO_BLK_T_IN { WRITE } else { 0 };
+            let flags = [NEXT, NEXT | to_guest, WRITE];
+            let lens = [lens.0, lens.1, lens.2];
+            let mut descriptors = [Descriptor::default(); 3];
+            for (i, d) in (0_u16..).zip(&mut descriptors) {
+                let at = usize::from(i);
+                let flags = if off[at] == 0 { wild[at] % 8 } else { flags[at] };
+                let next = if off[at] == 1 { wild[at] % 20 } else { i + 1 };
+                let addr = match off[at] {
+                    2 => u64::from(wild[at]) << 30,
+                    3 => GPA + 0x10000 - u64::from(wild[at] % 64), // over a border, or nearly
+                    4 => GPA + 0x20000 + u64::from(wild[at] % 0x800),
+                    _ => GPA + 0x1000 + u64::from(i) * 0x2000,
+                };
+                *d = Descriptor { addr, len: lens[at], flags, next };
+            }
+            let head = if off[3] == 0 { wild[0] % size } else { 0 };
+            Nearly { header: (kind, ioprio, sector), descriptors, head, indirect, size }
+        })
+}
+
+impl Nearly {
+    /// A queue of which nothing else is known, with this chain.
+    fn lay_out(&self, negotiated: bool) -> (Arc<TestMemory>, VirtQueue) {
+        let memory = Arc::new(TestMemory::with_regions(&[
+            (GPA, 0x10000),
+            (GPA + 0x10000, 0x1000),
+            (GPA + 0x20000, 0x1000),
+        ]));
+        assert_eq!(memory.alloc(0x10000, 1), GPA);
+        let driver = Driver::new(&memory, self.size, true, negotiated);
+        let (kind, ioprio, sector) = self.header;
+        let header = [&kind.to_le_bytes()[..], &ioprio.to_le_bytes(), &sector.to_le_bytes()];
+        let at = self.descriptors[0].addr;
+        if memory.memory().slice(at, 16).is_ok() {
+            memory.write(at, &header.concat());
+        }
+        let first = if self.size == 16 { self.head.min(12) } else { 0 };
+        if let Some((len, flags)) = self.indirect {
+            let table = GPA + 0x8000;
+            for (i, d) in (0..).zip(self.descriptors) {
+                driver.write_descriptor_at(table + i * 16, d);
+            }
+            let d = Descriptor { addr: table, len, flags: flags | INDIRECT, next: 0 };
+            driver.write_descriptor(self.head, d);
+        } else {
+            for (i, mut d) in (0..).zip(self.descriptors) {
+                if self.size == 16 && d.next == i + 1 {
+                    d.next += first;
+                }
+                driver.write_descriptor((first + i) % self.size, d);
+            }
+        }
+        let queue = VirtQueue::new(driver.setup()).expect("a ring");
+        (memory, queue)
+    }
+
+    fn tag(&self) -> Tag {
+        let direct = if self.size == 16 { self.head.min(12) } else { 0 };
+        Tag(if self.indirect.is_some() { self.head } else { direct })
+    }
+}
+
+const QUICK_RULES: [Rules; 4] = [
+    RULES,
+    READ_ONLY,
+    BLOCK_4096,
+    Rules { buffers: BufferMask { addr: 511, len: 511 }, flush: false, ..RULES },
+];
+
+#[test]
+fn the_quick_way_takes_most_of_what_drivers_send() {
+    let mut taken = 0;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for _ in 0..500 {
+        let nearly = nearly().new_tree(&mut runner).expect("a value").current();
+        let (memory, queue) = nearly.lay_out(true);
+        let mut slots = [Slots::new(16), Slots::new(16)];
+        let judged = (&RULES, true);
+        let agreed = both_ways_agree(&queue, memory.memory(), nearly.tag(), judged, &mut slots);
+        taken += u32::from(agreed.expect("both ways agree"));
+    }
+    assert!((150..450).contains(&taken), "{taken} of 500: neither all nor nothing");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn both_ways_agree_on_what_is_nearly_usual(
+        nearly in nearly(), rules in 0_usize..4, writeback: bool, negotiated: bool,
+    ) {
+        let (memory, queue) = nearly.lay_out(negotiated);
+        let mut slots = [Slots::new(16), Slots::new(16)];
+        let judged = (&QUICK_RULES[rules], writeback);
+        both_ways_agree(&queue, memory.memory(), nearly.tag(), judged, &mut slots)?;
+    }
+
+    #[test]
+    fn both_ways_agree_on_anything(wild in wild()) {
+        let memory = Arc::new(TestMemory::with_regions(&[(GPA, 0x10000), (GPA + 0x20000, 0x1000)]));
+        prop_assert_eq!(memory.alloc(0x10000, 1), GPA);
+        let driver = Driver::new(&memory, 16, true, true);
+        for (index, bytes) in &wild.memory {
+            memory.write(GPA + index.index(0x10000 - 64) as u64, bytes);
+        }
+        for (i, d) in (0..).zip(&wild.table) {
+            driver.write_descriptor(i, *d);
+        }
+        let queue = VirtQueue::new(driver.setup()).expect("a ring");
+        let mut slots = [Slots::new(16), Slots::new(16)];
+        both_ways_agree(&queue, memory.memory(), Tag(wild.head), (&RULES, true), &mut slots)?;
+    }
 }
 
 proptest! {

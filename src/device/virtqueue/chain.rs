@@ -15,10 +15,16 @@
 //!   descriptor that refers to a table means nothing (2.7.5.3.2). A table may have any alignment and
 //!   be longer than the queue: Windows' driver sends 516 descriptors on a queue of 128.
 //! * C5 **Buffers of no bytes** carry nothing, and their address is not looked at.
+//!
+//! The usual chain is not walked (`plain`).
 
 use crate::block::Tag;
 use crate::sys::guest::{BadAddress, GuestBuf, GuestMemory};
 use crate::sys::ring::{Descriptor, SplitRing, copy_once, read_descriptor, read_words};
+
+pub(super) mod plain;
+
+pub use plain::{Glance, Plain};
 
 /// How many descriptors of one indirect table are visited at least (more when the queue is longer).
 pub const MAX_INDIRECT: u16 = 1024;
@@ -208,7 +214,6 @@ impl Chain {
     }
 
     /// Fills the chain from the ring: see [`VirtQueue::chain`](super::VirtQueue::chain).
-    #[inline]
     pub(super) fn read(
         &mut self,
         ring: &SplitRing,

@@ -28,7 +28,7 @@ use crate::sys::ring::SplitRing;
 mod chain;
 
 pub use crate::sys::ring::RingError;
-pub use chain::{Chain, ChainError, MAX_INDIRECT, MAX_PIECES};
+pub use chain::{Chain, ChainError, Glance, MAX_INDIRECT, MAX_PIECES, Plain};
 
 /// Addresses, size, position and negotiated abilities of a split ring.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +127,7 @@ impl VirtQueue {
     /// Stops fetching for good: the caller got a chain that it cannot answer. The first reason
     /// stays.
     pub fn declare_broken(&mut self) {
-        self.broken.get_or_insert(Broken::Chain);
+        self.breaks(Broken::Chain);
     }
 
     /// Where the ring stands.
@@ -138,6 +138,7 @@ impl VirtQueue {
 
     #[cold]
     fn breaks(&mut self, how: Broken) -> Broken {
+        self.seen_avail = self.next_avail; // so that the next look finds it broken
         *self.broken.get_or_insert(how)
     }
 
@@ -173,11 +174,9 @@ impl VirtQueue {
     /// [`Broken`], now and for ever; the offending entry is not counted as fetched.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Tag>, Broken> {
+        // Of a broken ring nothing is known that was not fetched.
         if self.next_avail == self.seen_avail && self.pending()? == 0 {
             return Ok(None);
-        }
-        if let Some(how) = self.broken {
-            return Err(how);
         }
         let head = self.ring.avail_entry(self.next_avail);
         if head >= self.ring.size() {
@@ -187,12 +186,19 @@ impl VirtQueue {
         Ok(Some(Tag(head)))
     }
 
+    /// The chain that starts at `head` when it is plain and lies where `glance` looks. `None` says
+    /// nothing about it: it is [`chain`](VirtQueue::chain)'s then.
+    #[inline(always)] // one caller, and its answer is large
+    #[must_use]
+    pub fn plain(&self, memory: &GuestMemory, head: Tag, glance: &mut Glance) -> Option<Plain> {
+        chain::plain::plain(glance, &self.ring, self.indirect, memory, head)
+    }
+
     /// Copies the chain that starts at `head`, translated, into `out`.
     ///
     /// # Errors
     /// A [`ChainError`] that leaves no way to answer. Defects that do leave one are in
     /// [`Chain::defect`].
-    #[inline]
     pub fn chain(
         &self,
         memory: &GuestMemory,
