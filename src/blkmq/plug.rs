@@ -57,7 +57,7 @@ impl Plug {
     pub(super) fn push(&mut self, id: Ident, grown: bool) {
         self.entries[self.len] = id;
         self.grown = grown;
-        self.len += 1;
+        self.len = self.len.wrapping_add(1); // it was inside the batch
     }
 
     /// The bio at position `i`, in order of arrival.

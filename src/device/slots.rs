@@ -80,6 +80,8 @@ pub struct Slots {
     slots: Box<[Slot]>,
     data: Pool<GuestBuf>,
     ranges: Pool<SectorRange>,
+    /// A pool has no free block: kept because it is asked for each head.
+    full: bool,
 }
 
 /// The overflow pool has no block, or the bio has more segments than a block holds.
@@ -106,6 +108,7 @@ impl Slots {
             slots: vec![slot; size].into(),
             data: Pool::new(DATA_BLOCKS.min(size), MAX_SEGMENTS, GuestBuf::EMPTY),
             ranges: Pool::new(RANGE_BLOCKS.min(size), MAX_RANGES, SectorRange::default()),
+            full: size == 0,
         }
     }
 
@@ -113,7 +116,7 @@ impl Slots {
     #[must_use]
     #[inline]
     pub fn can_accept(&self) -> bool {
-        !self.data.free.is_empty() && !self.ranges.free.is_empty()
+        !self.full
     }
 
     /// Whether the head is between fetch and answer.
@@ -190,6 +193,7 @@ impl Slots {
                 return Err(NoRoom);
             }
             slot.block = self.data.free.pop().ok_or(NoRoom)?;
+            self.full |= self.data.free.is_empty();
             self.data.block_mut(slot.block)[..data.len()].copy_from_slice(data);
         }
         slot.count = u16::try_from(data.len()).map_err(|_| NoRoom)?;
@@ -218,6 +222,7 @@ impl Slots {
             }
             if slot.block == NONE {
                 slot.block = self.ranges.free.pop().ok_or(NoRoom)?;
+                self.full |= self.ranges.free.is_empty();
             }
             self.ranges.block_mut(slot.block)[usize::from(slot.count)] = range;
         }
@@ -288,6 +293,7 @@ impl Slots {
             let free = if slot.ranges { &mut self.ranges.free } else { &mut self.data.free };
             free.push(slot.block);
             slot.block = NONE;
+            self.full = self.data.free.is_empty() || self.ranges.free.is_empty();
         }
         slot.count = 0;
         slot.first = 0;

@@ -33,7 +33,8 @@ impl Slot {
             Op::Write(range) => (Kind::Write, range.sectors()),
             _ => self.seldom(),
         };
-        let sectors = all.saturating_sub(whole_sectors(self.done));
+        debug_assert!(whole_sectors(self.done) <= all, "what was done before is a part of it");
+        let sectors = all.wrapping_sub(whole_sectors(self.done));
         Alone { kind, sectors, arrival: self.arrival, issued: self.issued }
     }
 }

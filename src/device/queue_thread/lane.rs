@@ -216,6 +216,7 @@ fn verb_without_data(op: Op) -> Verb {
 struct Place<'a> {
     hctx: HctxId,
     slot: u16,
+    lane: usize,
     queue: &'a Queue,
 }
 
@@ -245,7 +246,7 @@ impl<'a> Issuer<'a> {
     fn look_up(&mut self, hctx: HctxId) -> Place<'a> {
         let slot = self.slot_of[hctx.index()];
         let queue = self.queues[usize::from(slot)].as_deref().expect("a live hctx has its queue");
-        let place = Place { hctx, slot, queue };
+        let place = Place { hctx, slot, lane: queue.lane.index(), queue };
         self.at = Some(place);
         place
     }
@@ -253,13 +254,13 @@ impl<'a> Issuer<'a> {
     /// A request whose buffers have to be put together.
     #[inline(never)]
     fn issue_gathered(&mut self, request: &Request, bios: Bios<'_>) -> Result<(), Busy> {
-        let Place { slot, queue, .. } = self.place(request.hctx);
+        let Place { slot, lane, queue, .. } = self.place(request.hctx);
         if !self.gather.prepare(self.ring) {
             return Err(Busy);
         }
         let bufs = self.gather.for_submission(&queue.slots, bios, request.done);
         let io = io_for(request, slot, bufs);
-        let begun = self.lanes[queue.lane.index()].channel.begin(self.ring, &io);
+        let begun = self.lanes[lane].channel.begin(self.ring, &io);
         begun.map(|begun| self.done = begun == Begun::Done).map_err(|image::Busy| Busy)
     }
 }
@@ -270,9 +271,9 @@ impl Issue for Issuer<'_> {
         if request.done != 0 || bios.len() > 1 {
             return self.issue_gathered(request, bios);
         }
-        let Place { slot, queue, .. } = self.place(request.hctx);
+        let Place { slot, lane, queue, .. } = self.place(request.hctx);
         let io = io_for(request, slot, queue.slots.bufs(request.tag));
-        let begun = self.lanes[queue.lane.index()].channel.begin(self.ring, &io);
+        let begun = self.lanes[lane].channel.begin(self.ring, &io);
         begun.map(|begun| self.done = begun == Begun::Done).map_err(|image::Busy| Busy)
     }
 

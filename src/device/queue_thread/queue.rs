@@ -201,11 +201,12 @@ impl Queue {
         self.vq.disable_notifications();
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
         let mut fetched = 0;
-        let (heads, mut sectors) = self.budget;
+        let (heads, sectors) = self.budget;
+        let mut taken = 0_u64;
         // Nothing ends during a sweep, so each head that is fetched takes one of the places.
         let places = self.allowed(domain);
         let most = heads.min(places);
-        while sectors > 0 {
+        while taken < sectors {
             if fetched == most || !self.slots.can_accept() {
                 // Unless the budget is spent this is back-pressure (L5): a completion frees a block
                 // and marks the queue active.
@@ -219,7 +220,8 @@ impl Queue {
                         self.break_queue();
                         return fetched;
                     };
-                    sectors = sectors.saturating_sub(moved);
+                    // Fewer than 2^16 heads, fewer than 2^32 sectors each.
+                    taken = taken.wrapping_add(moved);
                 }
                 Ok(None) => {
                     self.active = false;
