@@ -18,7 +18,7 @@ use super::word::{DiskWords, Place, PoolWords, Settings, Word, Words};
     about = "Serves disk images to virtual machines as vhost-user-blk devices",
     override_usage = "vhost-user-blkmq {--socket-path=PATH | --fd=FDNUM} --blk-file=PATH \
                       [OPTIONS]\n       vhost-user-blkmq --config=FILE [--log-level=LEVEL] \
-                      [--admin-socket=PATH]",
+                      [--admin-socket=PATH] [--sandbox=MODE] [--user=USER]",
     max_term_width = 100
 )]
 pub struct Args {
@@ -146,6 +146,15 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<OsString>,
 
+    /// What the process may still do once everything is open: on, report (tell what on would kill)
+    /// or off [default: on]
+    #[arg(long, value_name = "MODE", allow_hyphen_values = true)]
+    pub sandbox: Option<String>,
+
+    /// Become this user once everything is open: a name, or a number, with :GROUP perhaps
+    #[arg(long, value_name = "USER", allow_hyphen_values = true)]
+    pub user: Option<String>,
+
     /// What to log on stderr: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL", allow_hyphen_values = true)]
     pub log_level: Option<String>,
@@ -226,6 +235,8 @@ impl Args {
     pub(super) fn over(self, mut words: Words) -> Words {
         words.log_level = word("log-level", self.log_level).or(words.log_level);
         words.admin_socket = word("admin-socket", self.admin_socket).or(words.admin_socket);
+        words.sandbox = word("sandbox", self.sandbox).or(words.sandbox);
+        words.user = word("user", self.user).or(words.user);
         words
     }
 
@@ -270,6 +281,8 @@ impl Args {
         Ok(Words {
             log_level: word("log-level", self.log_level),
             admin_socket: word("admin-socket", self.admin_socket),
+            sandbox: word("sandbox", self.sandbox),
+            user: word("user", self.user),
             pools: Vec::<PoolWords>::new(),
             disks: vec![disk],
         })

@@ -49,6 +49,8 @@ pub(super) fn words(text: &str) -> Result<Words, Refusal> {
     let mut top = Section::new(&lines, "the file's top", Place::Line(1), top.get_ref());
     let log_level = top.text("log-level")?;
     let admin_socket = top.path("admin-socket")?;
+    let sandbox = top.text("sandbox")?;
+    let user = top.word("user", "a user's name or number", number)?;
     let pools = top.sections("pool", POOL)?.into_iter().map(pool).collect::<Result<_, _>>()?;
     let disks = top.sections("disk", DISK)?;
     top.finish()?;
@@ -58,7 +60,7 @@ pub(super) fn words(text: &str) -> Result<Words, Refusal> {
         _ => {}
     }
     let disks = disks.into_iter().map(disk).collect::<Result<_, _>>()?;
-    Ok(Words { log_level, admin_socket, pools, disks })
+    Ok(Words { log_level, admin_socket, sandbox, user, pools, disks })
 }
 
 fn pool(mut section: Section) -> Result<PoolWords, Refusal> {

@@ -21,13 +21,15 @@ use super::{
 pub(super) fn config(words: Words) -> Result<Config, Refusal> {
     let log_level = value::one_of(words.log_level, &value::LOG_LEVELS)?;
     let admin_socket = words.admin_socket.map(value::socket_path).transpose()?;
+    let sandbox = value::one_of(words.sandbox, &value::SANDBOX)?.unwrap_or_default();
+    let user = words.user.as_ref().map(value::user).transpose()?;
     let mut pools = Pools::declared(words.pools)?;
     let mut once = Once { admin_socket: admin_socket.clone(), ..Once::default() };
     let mut disks = Vec::new();
     for words in words.disks {
         disks.push(disk(words, &mut pools, &mut once)?);
     }
-    Ok(Config { log_level, admin_socket, pools: pools.finish()?, disks })
+    Ok(Config { log_level, admin_socket, sandbox, user, pools: pools.finish()?, disks })
 }
 
 fn disk(words: DiskWords, pools: &mut Pools, once: &mut Once) -> Result<DiskConfig, Refusal> {

@@ -9,8 +9,8 @@
 //! * C3 A refusal is one line: what was wrong, and what to do instead. In a file it begins with
 //!   the file's name and the line.
 //! * C4 The command line serves one disk, or with `--config` those of a file; then it says nothing
-//!   of disks, and what it says of the process (`--log-level`, `--admin-socket`) wins over the
-//!   file.
+//!   of disks, and what it says of the process (`--log-level`, `--admin-socket`, `--sandbox`,
+//!   `--user`) wins over the file.
 //!
 //! But for that file the room reads none, and it asks the system for nothing, but for the working
 //! directory (the default serial number depends on the image's absolute path).
@@ -110,6 +110,27 @@ pub enum Socket {
     Fd(i32),
 }
 
+/// What the process may still do once everything is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// What each thread needs; for anything else the process is killed, or answered an error.
+    #[default]
+    On,
+    /// The same, but what would kill is refused with EPERM and told on stderr.
+    Report,
+    /// Whatever the user may do who runs it.
+    Off,
+}
+
+/// Whom the process becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Name or number.
+    pub name: String,
+    /// Name or number of the group; `None`: the user's own.
+    pub group: Option<String>,
+}
+
 /// What to serve and how: everything checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -117,6 +138,10 @@ pub struct Config {
     pub log_level: Option<log::LevelFilter>,
     /// Where the operator connects; at most [`MAX_SOCKET_PATH`] bytes, and no disk's path.
     pub admin_socket: Option<PathBuf>,
+    /// What it may do once everything is open.
+    pub sandbox: Sandbox,
+    /// Whom it becomes then; `None`: nobody else.
+    pub user: Option<User>,
     /// Never empty; each has a disk, and a name of its own.
     pub pools: Vec<PoolConfig>,
     /// Never empty, at most [`MAX_DISKS`]; each has a name of its own.

@@ -169,6 +169,16 @@ fn every_mistake_has_its_line() {
             &[image, socket, "--log-level=loud"],
             "--log-level=loud: give one of error, warn, info, debug, trace",
         ),
+        (&[image, socket, "--sandbox=perhaps"], "--sandbox=perhaps: give one of on, report, off"),
+        (&[image, socket, "--user="], "--user=: give USER or USER:GROUP, each a name or a number"),
+        (
+            &[image, socket, "--user=me:"],
+            "--user=me:: give USER or USER:GROUP, each a name or a number",
+        ),
+        (
+            &[image, socket, "--user=me:us:them"],
+            "--user=me:us:them: give USER or USER:GROUP, each a name or a number",
+        ),
         (
             &[image, socket, "--blk-fil=x"],
             "unexpected argument '--blk-fil' found; a similar argument exists: '--blk-file'",
@@ -280,7 +290,8 @@ fn a_file_of_disks_stands_no_option_about_one_disk() {
     let mut options = 0;
     for argument in Args::command().get_arguments() {
         let name = argument.get_long().expect("all are long");
-        if ["config", "log-level", "admin-socket", "print-capabilities"].contains(&name) {
+        let of_all = ["config", "log-level", "admin-socket", "sandbox", "user"];
+        if of_all.contains(&name) || name == "print-capabilities" {
             continue;
         }
         options += 1;
@@ -306,6 +317,8 @@ fn the_defaults_are_what_the_help_says() {
         Config {
             log_level: None,
             admin_socket: None,
+            sandbox: Sandbox::On,
+            user: None,
             pools: vec![PoolConfig {
                 name: "disk".into(),
                 threads: 1,
@@ -371,6 +384,8 @@ fn every_option_reaches_its_field() {
         "--admin-socket=/run/admin",
         "--name=A.b_c-1",
         "--log-level=debug",
+        "--sandbox=report",
+        "--user=blkmq:36",
     ]);
     let mut limits = LimitsConfig::default();
     limits.iops.total = Limit { rate: 500, burst: 900, burst_seconds: 5 };
@@ -381,6 +396,8 @@ fn every_option_reaches_its_field() {
         Config {
             log_level: Some(log::LevelFilter::Debug),
             admin_socket: Some("/run/admin".into()),
+            sandbox: Sandbox::Report,
+            user: Some(User { name: "blkmq".into(), group: Some("36".into()) }),
             pools: vec![PoolConfig {
                 name: "A.b_c-1".into(),
                 threads: 3,
@@ -496,6 +513,8 @@ fn help_names_every_option_and_version_is_the_packages() {
         "--admin-socket <PATH>",
         "--socket-mode <MODE>",
         "--socket-group <GROUP>",
+        "--sandbox <MODE>",
+        "--user <USER>",
         "--log-level <LEVEL>",
         "--help",
         "--version",

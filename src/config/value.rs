@@ -12,7 +12,9 @@ use crate::image::{CacheMode, MAX_BLOCK_SIZE};
 
 use super::error::{Fault, Refusal};
 use super::word::{Key, Pair, Pairs, Place, Word, shown, wrong};
-use super::{MAX_QUEUE_SIZE, MAX_SOCKET_PATH, SCHEDULERS, SERIAL_LEN, SchedulerConfig, Socket};
+use super::{
+    MAX_QUEUE_SIZE, MAX_SOCKET_PATH, SCHEDULERS, SERIAL_LEN, Sandbox, SchedulerConfig, Socket, User,
+};
 
 /// `discard`: whether the guest may give space back.
 /// `werror`, as QEMU has it.
@@ -39,6 +41,10 @@ pub(super) const LOG_LEVELS: [(&str, LevelFilter); 5] = [
     ("debug", LevelFilter::Debug),
     ("trace", LevelFilter::Trace),
 ];
+
+/// `sandbox`.
+pub(super) const SANDBOX: [(&str, Sandbox); 3] =
+    [("on", Sandbox::On), ("report", Sandbox::Report), ("off", Sandbox::Off)];
 
 const DEFAULT_QUEUE_SIZE: u16 = 1024;
 const DEFAULT_SOCKET_MODE: u32 = 0o600;
@@ -305,6 +311,18 @@ pub(super) fn socket_path(path: Word<OsString>) -> Result<PathBuf, Refusal> {
         return Err(key.place.refuse(Fault::SocketPathLength(key, text.len())));
     }
     Ok(PathBuf::from(text))
+}
+
+/// Whom to become. Whether there is such a user the system is asked later.
+pub(super) fn user(word: &Word) -> Result<User, Refusal> {
+    let (user, group) = match word.text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (word.text.as_str(), None),
+    };
+    if user.is_empty() || group.is_some_and(|group| group.is_empty() || group.contains(':')) {
+        return Err(word.wrong("USER or USER:GROUP, each a name or a number"));
+    }
+    Ok(User { name: user.to_owned(), group: group.map(str::to_owned) })
 }
 
 fn socket_mode(word: Option<Word>) -> Result<u32, Refusal> {

@@ -121,6 +121,8 @@ impl Pair {
 pub(super) struct Words {
     pub(super) log_level: Option<Word>,
     pub(super) admin_socket: Option<Word<OsString>>,
+    pub(super) sandbox: Option<Word>,
+    pub(super) user: Option<Word>,
     pub(super) pools: Vec<PoolWords>,
     pub(super) disks: Vec<DiskWords>,
 }

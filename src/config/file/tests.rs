@@ -35,6 +35,8 @@ fn the_example_means_what_it_says() {
     let config = good(include_str!("../example.toml"));
     assert_eq!(config.log_level, Some(log::LevelFilter::Info));
     assert_eq!(config.admin_socket, Some("/run/blkmq/admin.sock".into()));
+    assert_eq!(config.sandbox, Sandbox::On);
+    assert_eq!(config.user, Some(User { name: "blkmq".into(), group: Some("kvm".into()) }));
     let tunable = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
     assert_eq!(
         config.pools,
@@ -333,13 +335,20 @@ fn every_mistake_in_a_file_has_its_line() {
         ),
         (
             "\nspeed = 5".into(),
-            "2: speed: the file's top has no such key: use log-level, admin-socket, pool, disk",
+            "2: speed: the file's top has no such key: use log-level, admin-socket, \
+             sandbox, user, pool, disk",
         ),
         (
             "log-level = 'loud'\n".to_owned() + &disk("1", ""),
             "1: log-level=loud: give one of error, warn, info, debug, trace",
         ),
         ("log-level = 5".into(), "1: log-level is a number: give a text in quotes"),
+        ("sandbox = true".into(), "1: sandbox is true: give a text in quotes"),
+        (
+            "sandbox = 'no'\n".to_owned() + &disk("1", ""),
+            "1: sandbox=no: give one of on, report, off",
+        ),
+        ("user = true".into(), "1: user is true: give a user's name or number"),
         (
             format!("admin-socket = '{long}'\n") + &disk("1", ""),
             "1: admin-socket is 108 bytes long and a Unix socket's path has at most 107: use a \
@@ -586,6 +595,15 @@ fn what_is_typed_of_the_process_wins_over_the_file() {
     assert_eq!(serve(&[]), (warn, Some("/file".into())));
     assert_eq!(serve(&["--log-level=trace"]), (trace, Some("/file".into())));
     assert_eq!(serve(&["--admin-socket=/typed"]), (warn, Some("/typed".into())));
+    let text = "sandbox = 'off'\nuser = 5\n".to_owned() + &disk("1", "");
+    std::fs::write(file.path(), text).expect("room");
+    let serve = |more: &[&str]| match from_file(file.path(), more) {
+        Ok(Command::Serve(config)) => (config.sandbox, config.user.expect("said").name),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(serve(&[]), (Sandbox::Off, "5".into()));
+    assert_eq!(serve(&["--sandbox=on"]), (Sandbox::On, "5".into()));
+    assert_eq!(serve(&["--user=6"]), (Sandbox::Off, "6".into()));
     let line = from_file(file.path(), &["--log-level=loud"]).expect_err("no level").to_string();
     assert_eq!(line, "--log-level=loud: give one of error, warn, info, debug, trace");
 }

@@ -156,6 +156,11 @@ fn random_config(rng: &mut Rng) -> Config {
     Config {
         log_level: maybe(rng, |rng| pick(rng, &value::LOG_LEVELS).1),
         admin_socket: maybe(rng, |_| "/run/a d\"min".into()),
+        sandbox: pick(rng, &value::SANDBOX).1,
+        user: maybe(rng, |rng| User {
+            name: format!("u{}", below(rng, 100)),
+            group: maybe(rng, |rng| format!("{}", below(rng, 100))),
+        }),
         pools,
         disks,
     }
@@ -281,6 +286,14 @@ fn render(rng: &mut Rng, config: &Config) -> String {
     }
     if let Some(path) = &config.admin_socket {
         line(&mut out, "admin-socket", quoted(path.to_str().expect("text")));
+    }
+    let (mode, _) = value::SANDBOX[config.sandbox as usize];
+    if config.sandbox != Sandbox::On || rng.chance(1, 2) {
+        line(&mut out, "sandbox", quoted(mode));
+    }
+    if let Some(User { name, group }) = &config.user {
+        let group = group.iter().map(|group| format!(":{group}")).collect::<String>();
+        line(&mut out, "user", quoted(&format!("{name}{group}")));
     }
     let own = |pool: &PoolConfig| config.disks.iter().any(|disk| disk.name == pool.name);
     for pool in config.pools.iter().filter(|pool| !own(pool)) {
