@@ -38,7 +38,8 @@
 //! ```
 //!
 //! * [`config`]: what was typed becomes what is meant; contradictions are refused once, here.
-//! * [`daemon`]: life cycle: image, queue threads, listener, signals, shutdown order.
+//! * [`daemon`]: life cycle: image, queue threads, listener, signals, shutdown order, and the
+//!   sandbox's policy: what each kind of thread may still do once everything is open.
 //! * [`block`]: words every room shares: sectors, tags, operations, outcomes.
 //! * [`control`]: one vhost-user connection; memory table; what control knows of a ring. May
 //!   block and allocate; never touches ring entries or guest data.
@@ -47,7 +48,8 @@
 //! * [`blkmq`]: the core, a pure state machine: no guest memory, descriptor, clock, thread or
 //!   `unsafe`, no allocation after construction. Time is an argument.
 //! * [`image`]: [`image::Image`], the shared handle, and [`image::Channel`], one per thread.
-//! * [`sys`]: the only room with `unsafe`: io_uring, guest memory, ring accessors, clock, affinity.
+//! * [`sys`]: the only room with `unsafe`: io_uring, guest memory, ring accessors, clock, affinity;
+//!   and [`sys::sandbox`], where a thread of any room gives away what it does not need any more.
 //! * `testkit`: test builds only: guest-side ring driver, simulated disk, counting allocator.
 //! * `tidy`: a test that enforces the arrows, the budgets and the unsafe room.
 //!
@@ -76,6 +78,9 @@
 //!   `(d + i) mod n` of its pool.
 //! * One control thread per front-end connection (`blkmq-session`), and the main thread with one
 //!   epoll loop for listener, signals and the end of sessions.
+//! * Each kind of thread is closed in by itself ([`sys::sandbox::enter`]) before it meets anything that
+//!   a guest or a front-end wrote: no privileges, no files by name, and a list of system calls. The
+//!   main thread closes last, when everything is open.
 //! * Queues are handed over by value through a [`device::mailbox`] and come back drained.
 //! * What threads share on the data path hands out grants through atomics: one [`blkmq::FlushGate`]
 //!   per disk (permission to sync), its limits, kyber's tokens. Requests never leave their thread.
@@ -165,6 +170,9 @@
 //! * `io-uring`: in [`sys::uring`]. `libc`: what the others lack (OFD locks, statx, fcntl).
 //! * `clap`, `toml`, `thiserror`, `env_logger`: command line, configuration file, errors, log.
 //! * `serde`, `serde_json`: the words of the admin socket, as structs that refuse what they do not know.
+//! * `seccompiler`: compiles the lists of system calls to filters. libseccomp would be a C library and
+//!   rules that live in its code, not in our tables.
+//! * `landlock`: negotiates what of Landlock a kernel has, which is most of the work in using it.
 //! * `blkio`, `virtio-driver`: in tests, the independent driver whose word on us counts.
 //! * Never `qcow2-rs`: through feature unification it would silence our own logs.
 //!

@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::entrance::{Entrance, Listener};
 use super::poller::{Poller, Source};
 use crate::sys::fd::borrow;
+use crate::sys::sandbox;
 use crate::sys::signal::StopSignals;
 
 /// How long a listener rests after a failure (E4).
@@ -109,6 +110,10 @@ impl Port {
         let thread =
             std::thread::Builder::new().name("blkmq-session".to_owned()).spawn(move || {
                 let _bell = bell;
+                sandbox::enter(sandbox::Thread::Session).map_err(|e| {
+                    warn!("a session cannot be closed in ({e}): its front-end is sent away");
+                    e.to_string()
+                })?;
                 serve(stream)
             })?;
         self.session = Some(Running { stream: kept, thread });

@@ -3,6 +3,7 @@
 //! * B1 Everything that can fail at the start fails before the socket exists: first the descriptor
 //!   that was left to us (its number is free for others otherwise), then signals, image, queue
 //!   threads, and the socket last. A socket that exists is served.
+//!   When all is open the main thread closes the [`sandbox`]; the others have closed theirs.
 //! * B2 The end goes the other way round: no new front-end, the session's socket is shut down and
 //!   its rings drain (L6), the queue threads finish and are joined, the image is synced, and the
 //!   socket's file goes. Whatever was accepted is finished and durable then.
@@ -14,6 +15,7 @@ mod entrance;
 mod figures;
 pub mod logging;
 mod poller;
+mod sandbox;
 mod service;
 mod steer;
 mod threads;
@@ -36,6 +38,7 @@ use crate::sys::signal::{self, StopSignals};
 use crate::sys::{sigbus, socket};
 
 pub use entrance::EntranceError;
+pub use sandbox::SandboxError;
 
 /// Why a disk cannot be served (any longer). One line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum DaemonError {
     /// The socket.
     #[error(transparent)]
     Entrance(#[from] EntranceError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The image.
     #[error(transparent)]
     Image(#[from] OpenError),
@@ -82,6 +88,7 @@ pub enum DaemonError {
 pub fn run(config: &Config) -> Result<(), DaemonError> {
     let adopted: Result<Vec<_>, _> = config.disks.iter().map(adopt).collect();
     let adopted = adopted?;
+    sandbox::arm(config)?;
     signal::ignore_sigpipe();
     sigbus::install().map_err(DaemonError::Loop)?;
     let signals = StopSignals::block().map_err(DaemonError::Loop)?;
@@ -153,6 +160,7 @@ fn serve(
         info!("{line} on {}", port.name());
     }
     let admin = admin(config, &service)?;
+    sandbox::close(config)?;
     let ended = control_loop::run(&mut ports, signals);
     drop(admin); // whoever steers is done before that goes which is steered
     match ended {

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use log::warn;
+use log::{error, warn};
 
 use crate::device::queue_thread::Stuck;
+use crate::sys::sandbox;
 
 /// Reports that may wait to be logged. Those beyond are dropped: the log is full of them already.
 const WAITING: usize = 64;
@@ -26,9 +27,13 @@ impl Watch {
     /// What the kernel answered.
     pub(super) fn start() -> io::Result<Watch> {
         let (reports, inbox) = sync_channel(WAITING);
-        let thread = std::thread::Builder::new()
-            .name("blkmq-watch".to_owned())
-            .spawn(move || log_all(&inbox))?;
+        let thread =
+            std::thread::Builder::new().name("blkmq-watch".to_owned()).spawn(move || {
+                match sandbox::enter(sandbox::Thread::Watch) {
+                    Ok(()) => log_all(&inbox),
+                    Err(e) => error!("requests that are stuck are not reported: {e}"),
+                }
+            })?;
         Ok(Watch { reports: Some(reports), thread: Some(thread) })
     }
 

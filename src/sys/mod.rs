@@ -19,6 +19,7 @@ pub mod inflight;
 pub mod lock;
 pub mod memfd;
 pub mod ring;
+pub mod sandbox;
 pub mod sigbus;
 pub mod signal;
 pub mod socket;

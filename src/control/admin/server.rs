@@ -21,6 +21,7 @@ use super::lines::{Lines, MAX_LINE, Next};
 use super::rpc::{self, Fault};
 use super::seat::Seat;
 use super::steer::Steer;
+use crate::sys::sandbox;
 
 /// Clients at a time, at most (A3).
 const MAX_CLIENTS: usize = 8;
@@ -62,13 +63,15 @@ impl AdminServer {
         let (stopping, bell) = (Arc::clone(&door.stopping), Arc::clone(&door.bell));
         let thread =
             std::thread::Builder::new().name("blkmq-admin".to_owned()).spawn(move || {
-                let end = loop {
-                    match door.turn() {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(()),
-                        Err(e) => break Err(e),
+                let end = sandbox::enter(sandbox::Thread::Admin).and_then(|()| {
+                    loop {
+                        match door.turn() {
+                            Ok(true) => {}
+                            Ok(false) => break Ok(()),
+                            Err(e) => break Err(e),
+                        }
                     }
-                };
+                });
                 if let Err(e) = end {
                     warn!("the admin socket is closed: {e}");
                 }
@@ -209,7 +212,10 @@ impl Door {
         let thread =
             std::thread::Builder::new().name("blkmq-client".to_owned()).spawn(move || {
                 let _leaving = leaving;
-                serve(&theirs, &place, &*steer);
+                match sandbox::enter(sandbox::Thread::Client) {
+                    Ok(()) => serve(&theirs, &place, &*steer),
+                    Err(e) => warn!("an admin client cannot be closed in ({e}) and is sent away"),
+                }
                 hang_up(&theirs);
             })?;
         self.clients.push(Client { stream, seat, thread });

@@ -59,7 +59,7 @@ use crate::block::{Nanos, QueueId};
 use crate::sys::fd;
 use crate::sys::token::Token;
 use crate::sys::uring::{Full, Ring};
-use crate::sys::{affinity, clock, eventfd, sigbus};
+use crate::sys::{affinity, clock, eventfd, sandbox, sigbus};
 
 /// Submission entries of a thread's ring. A turn rarely writes more than the queues' budgets;
 /// what does not fit waits in the core for the next iteration.
@@ -107,7 +107,8 @@ pub fn spawn(config: ThreadConfig, inbox: Inbox) -> io::Result<JoinHandle<()>> {
         let pinned = if anywhere { Ok(()) } else { affinity::pin_current_thread(&config.cpus) };
         let made = pinned
             .and_then(|()| Ring::new(RING_ENTRIES))
-            .and_then(|ring| QueueThread::new(config.index, ring, inbox, config.credits));
+            .and_then(|ring| QueueThread::new(config.index, ring, inbox, config.credits))
+            .and_then(|thread| sandbox::enter(sandbox::Thread::Queue).map(|()| thread));
         match made {
             Ok(mut thread) => {
                 thread.reports = config.reports;
