@@ -57,6 +57,7 @@ use super::token::Token;
 use fixed::Fixed;
 use gate::Gate;
 
+mod fence;
 mod fixed;
 mod gate;
 mod ops;

@@ -9,6 +9,8 @@ use std::io;
 
 use io_uring::{IoUring, Probe, opcode};
 
+use super::fence;
+
 /// The smallest depth worth having: the reserve and one data operation fit several times.
 pub const MIN_DEPTH: u32 = 8;
 
@@ -54,6 +56,9 @@ impl Flavour {
                 b.setup_coop_taskrun();
             }
             Flavour::Plain => {}
+        }
+        if fence::wanted() {
+            b.setup_r_disabled();
         }
         b.build(depth)
     }
@@ -114,6 +119,9 @@ pub(super) fn build(entries: u32) -> io::Result<IoUring> {
             io::ErrorKind::Unsupported,
             "this kernel's io_uring is too old: Linux 5.13 or later is needed",
         ));
+    }
+    if fence::wanted() {
+        fence::close(&ring).map_err(|e| explain(&e))?;
     }
     Ok(ring)
 }
