@@ -107,6 +107,8 @@ fn wrong_values_are_refused_with_the_option_and_the_value() {
         ("--socket-mode", "999"),
         ("--socket-group", "no-such-group-here"),
         ("--log-level", "loud"),
+        ("--sandbox", "perhaps"),
+        ("--user", "no-such-user-here"),
         ("--scheduler", "cfq"),
         ("--hw-depth", "deep"),
         ("--nomerges", "3"),
