@@ -26,10 +26,12 @@ use crate::sys::uring::Ring;
 pub mod null;
 mod options;
 pub mod raw;
+mod resize;
 
 pub use options::{
     CacheMode, MAX_BLOCK_SIZE, OpenError, OpenOptions, UnknownCacheMode, parse_size,
 };
+pub use resize::ResizeError;
 
 /// Opens what `spec` names: `null:SIZE` (with K, M, G or T) is a null image, anything else the path
 /// of a raw file or block device. A file whose name begins with `null:` is `./null:...`.
@@ -209,6 +211,29 @@ pub trait Image: Send + Sync {
     /// # Errors
     /// What fdatasync answered.
     fn sync(&self) -> io::Result<()>;
+
+    /// Asks the storage how long it is now and goes by that from now on, blocking; the geometry
+    /// with the new capacity, in which nothing else is new. For control threads, one at a time.
+    ///
+    /// Operations in flight may still reach beyond a new, nearer end: a write is carried out, which
+    /// makes a file longer again; a read fails.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; the size in force is the one from before.
+    fn remeasure(&self) -> Result<Geometry, ResizeError> {
+        Ok(self.geometry())
+    }
+
+    /// Makes the image `bytes` bytes long, blocking; what is new reads as zeroes, and what is cut
+    /// off is lost. It is in force with the next [`remeasure`](Image::remeasure). For control
+    /// threads, one at a time; when it shrinks, nothing may be in flight beyond the new end.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; nothing has changed.
+    fn set_len(&self, bytes: u64) -> Result<(), ResizeError> {
+        let _ = bytes;
+        Err(ResizeError::NotOurs("its size is fixed: nothing else can be given"))
+    }
 }
 
 /// One thread's way into an image.

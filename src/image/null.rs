@@ -4,8 +4,10 @@
 //! the guest's buffer as it is, and not even that is measured.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::options::{OpenError, OpenOptions, check_blocks, parse_size};
+use super::resize::{ResizeError, check_len, sectors};
 use super::{Begun, Busy, Channel, Geometry, Image, Io, IoDone, Traits, Verb};
 use crate::block::{Errno, Outcome, SECTOR_SIZE, Tag};
 use crate::sys::guest::GuestBuf;
@@ -19,9 +21,13 @@ const NOTHING: IoDone =
     IoDone { key: IoKey { slot: 0, tag: Tag(0), generation: 0 }, outcome: Outcome::Done };
 
 /// A disk of a size and without content.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct NullImage {
+    /// As at open: the capacity of now is `sectors`.
     geometry: Geometry,
+    sectors: AtomicU64,
+    /// What it becomes with the next measuring, in sectors.
+    wanted: AtomicU64,
     read_only: bool,
     read_zeroes: bool,
 }
@@ -43,19 +49,23 @@ impl NullImage {
             size.and_then(parse_size).ok_or_else(|| OpenError::NullSize(spec.to_string()))?;
         check_blocks(options)?;
         let logical = options.logical_block.unwrap_or(512);
+        let capacity =
+            sectors(bytes, logical, true).ok_or_else(|| OpenError::NullSize(spec.to_string()))?;
         let geometry = Geometry {
-            capacity: bytes.next_multiple_of(u64::from(logical)) / SECTOR_SIZE,
+            capacity,
             logical_block: logical,
             physical_block: options.physical_block.unwrap_or(logical),
             discard_granularity: logical,
         };
-        Ok(NullImage { geometry, read_only: options.read_only, read_zeroes })
+        let (sectors, wanted) = (AtomicU64::new(capacity), AtomicU64::new(capacity));
+        let read_only = options.read_only;
+        Ok(NullImage { geometry, sectors, wanted, read_only, read_zeroes })
     }
 }
 
 impl Image for NullImage {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { capacity: self.sectors.load(Ordering::Acquire), ..self.geometry }
     }
 
     fn traits(&self) -> Traits {
@@ -73,6 +83,17 @@ impl Image for NullImage {
     }
 
     fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remeasure(&self) -> Result<Geometry, ResizeError> {
+        self.sectors.store(self.wanted.load(Ordering::Acquire), Ordering::Release);
+        Ok(self.geometry())
+    }
+
+    fn set_len(&self, bytes: u64) -> Result<(), ResizeError> {
+        check_len(bytes, self.geometry.logical_block)?;
+        self.wanted.store(bytes / SECTOR_SIZE, Ordering::Release);
         Ok(())
     }
 }
@@ -277,5 +298,17 @@ mod tests {
             b.copy_to(&mut got);
             assert_eq!(got, [expected; 1024], "{spec}");
         }
+    }
+
+    #[test]
+    fn another_size_is_in_force_when_it_is_measured() {
+        let image = NullImage::open("1M", &OpenOptions::default()).expect("a size");
+        image.set_len(3 << 20).expect("any size");
+        assert_eq!(image.geometry().capacity, 2048);
+        assert_eq!(image.remeasure().expect("always").capacity, 6144);
+        assert_eq!(image.geometry().capacity, 6144);
+        assert!(matches!(image.set_len(1000), Err(ResizeError::Unaligned { .. })));
+        assert!(matches!(image.set_len(0), Err(ResizeError::Empty)));
+        assert_eq!(image.remeasure().expect("always").capacity, 6144);
     }
 }

@@ -1,6 +1,7 @@
 //! A raw file or block device, through io_uring.
 //!
 //! * `probe`: what the file is and what it demands, asked once at open.
+//! * `extent`: how long it is, which may change.
 //! * `locking`: image locks as QEMU takes them.
 //! * `channel`: one thread's way in. Aligned operations go straight between guest memory and the
 //!   file; what direct I/O cannot take goes through bounce buffers.
@@ -13,7 +14,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::extent::Extent;
 use super::options::{CacheMode, OpenError, OpenOptions, check_blocks};
+use super::resize::{ResizeError, check_len};
 use super::{BufferMask, Channel, Geometry, Image, Traits};
 use crate::sys::direct_rw;
 use crate::sys::storage::Alignment;
@@ -21,6 +24,7 @@ use crate::sys::uring::Ring;
 use crate::sys::zeroes;
 
 mod channel;
+mod extent;
 mod ladder;
 mod locking;
 mod probe;
@@ -31,8 +35,7 @@ mod tests;
 #[derive(Debug)]
 struct Opened {
     file: File,
-    /// Length in bytes at open. Beyond it there may be nothing but the rest of the last block.
-    size: u64,
+    extent: Extent,
     /// What direct I/O demands; `None` with the page cache.
     alignment: Option<Alignment>,
     /// Discards and zeroes on a block device must be multiples of this, in bytes; 1 on a file.
@@ -49,6 +52,7 @@ struct Opened {
 #[derive(Debug)]
 pub struct RawImage {
     opened: Arc<Opened>,
+    /// As at open: the capacity of now is the extent's.
     geometry: Geometry,
 }
 
@@ -81,19 +85,20 @@ impl RawImage {
             exclusive: !options.share_rw,
             dsync: options.cache.direct(),
         };
-        let (size, block_device) = (facts.size, facts.device.is_some());
+        let block_device = facts.device.is_some();
+        let extent = Extent::new(facts.size, geometry.logical_block, !block_device);
         let unit = facts.device.map_or(1, |d| d.logical);
         let in_memory = direct_rw::is_in_memory(file.as_fd());
         let registers = options.registered_buffers && alignment.is_some() && !in_memory;
         let opened =
-            Opened { file, size, alignment, unit, block_device, in_memory, registers, traits };
+            Opened { file, extent, alignment, unit, block_device, in_memory, registers, traits };
         Ok(RawImage { opened: Arc::new(opened), geometry })
     }
 }
 
 impl Image for RawImage {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        Geometry { capacity: self.opened.extent.sectors(), ..self.geometry }
     }
 
     fn traits(&self) -> Traits {
@@ -122,6 +127,29 @@ impl Image for RawImage {
 
     fn sync(&self) -> io::Result<()> {
         if self.opened.traits.flush_is_noop { Ok(()) } else { self.opened.file.sync_data() }
+    }
+
+    fn remeasure(&self) -> Result<Geometry, ResizeError> {
+        let file = &self.opened.file;
+        let asked = file.metadata().and_then(|meta| probe::size(file, &meta));
+        self.opened.extent.take(asked.map_err(ResizeError::Asking)?)?;
+        Ok(self.geometry())
+    }
+
+    fn set_len(&self, bytes: u64) -> Result<(), ResizeError> {
+        if self.opened.block_device {
+            return Err(ResizeError::NotOurs(
+                "a block device has the size that its own tools give it: use those, then have the \
+                 size taken",
+            ));
+        }
+        if self.opened.traits.read_only {
+            return Err(ResizeError::NotOurs(
+                "it is served read-only: change the file, then have the size taken",
+            ));
+        }
+        check_len(bytes, self.geometry.logical_block)?;
+        self.opened.file.set_len(bytes).map_err(ResizeError::Setting)
     }
 }
 

@@ -4,10 +4,11 @@
 //!   cache, any) is one submission entry aimed at guest memory, with the bio's own token.
 //! * C2 **Bounced when not.** Otherwise it proceeds in pieces through one buffer of a fixed pool,
 //!   one step at a time, with the channel's token. No free buffer means busy.
-//! * C3 **The end of the file.** What lies past the length at open reads as zeroes, as far as the file
-//!   has not grown since. A read that ends before it is short, and one that gets nothing before it
-//!   is an error. One that ends beyond it is short too: only the next one, which gets nothing, has
-//!   seen the end.
+//! * C3 **The end of the file.** What lies past the length that was last taken, in the last block of
+//!   the disk, reads as zeroes, as far as the file has not grown since. A read that ends before it is
+//!   short, and one that gets nothing before it is an error. One that ends beyond it is short too: only
+//!   the next one, which gets nothing, has seen the end. After a resize, a read that met the old end
+//!   in a longer file is issued anew, and one that reaches beyond a nearer end is an error.
 //! * C4 **Short in blocks.** With direct I/O the rest of a short transfer must be aligned too, so
 //!   what counts as done is rounded down to the alignment.
 //! * C5 **A step that finds no room** enters once to make some; if there is still none the operation
@@ -282,8 +283,10 @@ impl RawChannel {
         let Ok(got) = u64::try_from(res) else {
             return Some(outcome(res));
         };
-        let whole = got >= (piece(op) as u64).min(op.len - op.done);
-        let at_end = self.opened.is_end(op.offset + op.done, got);
+        let step = (piece(op) as u64).min(op.len - op.done);
+        let whole = got >= step;
+        let at_end = self.opened.is_end(op.offset + op.done, got, step);
+        let reached = op.offset + op.done + got;
         match (op.work, &mut self.bounce) {
             (Work::Read { buf }, Some(b)) => {
                 let end_of_file = !whole && at_end;
@@ -295,23 +298,23 @@ impl RawChannel {
                     zero_from(&b.lists[buf], op.done);
                     op.done = op.len;
                 }
-                self.progress(op, got > 0)
+                self.progress(op, got > 0, reached)
             }
             _ => {
                 let got = if whole { got } else { self.opened.in_blocks(got) };
                 op.done += got;
-                self.progress(op, got > 0)
+                self.progress(op, got > 0, reached)
             }
         }
     }
 
-    /// What follows a step that moved something (or not).
-    fn progress(&self, op: &Op, moved: bool) -> Option<Outcome> {
+    /// What follows a step that moved something (or not), and got as far as `reached` in the file.
+    fn progress(&self, op: &Op, moved: bool, reached: u64) -> Option<Outcome> {
         if op.done >= op.len {
             let short = u32::try_from(op.len).ok().filter(|n| *n > 0 && op.len < op.asked);
             return Some(short.map_or(Outcome::Done, Outcome::Short));
         }
-        (!moved).then_some(Outcome::Failed(Errno(libc::EIO)))
+        (!moved).then(|| self.opened.stuck(reached))
     }
 }
 
@@ -404,21 +407,37 @@ impl Opened {
         self.alignment.map_or(got, |a| got - got % u64::from(a.offset))
     }
 
-    /// Whether a read that got `got` bytes at `offset`, fewer than asked, met the end of the file.
+    /// Whether a read of `asked` bytes at `offset` that got `got`, fewer, met the end of the file.
     ///
-    /// A read that goes beyond the length at open and stops for another reason looks alike once
-    /// the file has grown to whole blocks. What can go on is asked to go on, and gets nothing at
-    /// the true end.
-    fn is_end(&self, offset: u64, got: u64) -> bool {
-        let end = offset + got;
-        end == self.size || (end > self.size && self.in_blocks(got) == 0)
+    /// A read that goes beyond the length that was taken and stops for another reason looks alike
+    /// once the file has grown to whole blocks. What can go on is asked to go on, and gets nothing
+    /// at the true end.
+    fn is_end(&self, offset: u64, got: u64, asked: u64) -> bool {
+        let (end, size) = (offset + got, self.extent.bytes());
+        let here = end == size || (end > size && self.in_blocks(got) == 0);
+        here && offset + asked <= self.extent.end()
+    }
+
+    /// The outcome of a transfer that cannot go on at `end`. If that was the end of the file, and it
+    /// has grown over it since, there is more now.
+    #[cold]
+    fn stuck(&self, end: u64) -> Outcome {
+        let is_longer = || self.file.metadata().is_ok_and(|meta| meta.len() > end);
+        if self.extent.has_grown_past(end) && !self.block_device && is_longer() {
+            return Outcome::Again;
+        }
+        Outcome::Failed(Errno(libc::EIO))
     }
 
     /// The outcome of a read that got `got` bytes, fewer than asked (C3).
     #[cold]
     fn short_read(&self, io: &Io<'_>, offset: u64, got: u32) -> Outcome {
-        if !self.is_end(offset, u64::from(got)) {
-            return self.short_write(got);
+        let bytes = u64::from(got);
+        if !self.is_end(offset, bytes, u64::from(io.bytes)) {
+            return match self.in_blocks(bytes) {
+                0 => self.stuck(offset + bytes),
+                _ => self.short_write(got),
+            };
         }
         zero_from(io.bufs, u64::from(got));
         Outcome::Done

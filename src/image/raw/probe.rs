@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use crate::block::SECTOR_SIZE;
 use crate::image::Geometry;
 use crate::image::options::{MAX_BLOCK_SIZE, OpenError, OpenOptions};
+use crate::image::resize::sectors;
 use crate::sys::storage::{self, Alignment};
 
 /// What a block device says of itself, in bytes.
@@ -47,15 +47,23 @@ pub(super) fn check_kind(path: &Path, meta: &Metadata) -> Result<(), OpenError> 
 pub(super) fn facts(file: &File) -> io::Result<Facts> {
     let meta = file.metadata()?;
     let preferred = meta.blksize();
+    let size = size(file, &meta)?;
     if !meta.file_type().is_block_device() {
-        return Ok(Facts { size: meta.len(), preferred, device: None });
+        return Ok(Facts { size, preferred, device: None });
     }
-    // The end of a device is its size; its inode says 0.
-    let size = (&*file).seek(SeekFrom::End(0))?;
     let (logical, physical) = storage::block_sizes(file.as_fd())?;
     let (major, minor) = storage::device_numbers(meta.rdev());
     let discard_granularity = discard_granularity(major, minor);
     Ok(Facts { size, preferred, device: Some(Device { logical, physical, discard_granularity }) })
+}
+
+/// How long an open file or device is now, in bytes.
+pub(super) fn size(file: &File, meta: &Metadata) -> io::Result<u64> {
+    if meta.file_type().is_block_device() {
+        // The end of a device is its size; its inode says 0. Nothing goes by the position.
+        return (&*file).seek(SeekFrom::End(0));
+    }
+    Ok(meta.len())
 }
 
 /// The discard granularity in sysfs; a partition's queue is its disk's. 0 when there is none.
@@ -97,14 +105,9 @@ pub(super) fn geometry(
             instead: super::indirect(options),
         });
     }
-    let block = u64::from(logical);
-    let bytes = match facts.device {
-        Some(_) => Some(facts.size / block * block),
-        None => facts.size.checked_next_multiple_of(block),
-    };
-    let fits = |b: &u64| *b <= i64::MAX.unsigned_abs() / SECTOR_SIZE * SECTOR_SIZE;
-    let bytes = bytes.filter(fits).ok_or_else(|| OpenError::TooLarge(path.into()))?;
-    if bytes == 0 {
+    let capacity = sectors(facts.size, logical, facts.device.is_none());
+    let capacity = capacity.ok_or_else(|| OpenError::TooLarge(path.into()))?;
+    if capacity == 0 {
         return Err(OpenError::Empty(path.into()));
     }
     // A network file system may prefer a megabyte, which is no block.
@@ -114,7 +117,7 @@ pub(super) fn geometry(
         facts.device.map_or((file_block, file_block), |d| (d.physical, d.discard_granularity));
     let power = |n: u32| if n.is_power_of_two() { n.max(logical) } else { logical };
     Ok(Geometry {
-        capacity: bytes / SECTOR_SIZE,
+        capacity,
         logical_block: logical,
         physical_block: options.physical_block.map_or_else(|| power(physical), |p| p.max(logical)),
         discard_granularity: power(granularity),

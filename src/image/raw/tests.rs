@@ -16,6 +16,7 @@ mod device;
 mod faults;
 mod in_memory;
 mod opening;
+mod resizing;
 mod with_qemu;
 
 const MIB: u64 = 1 << 20;

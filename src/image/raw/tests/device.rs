@@ -129,3 +129,23 @@ fn a_partition_is_asked_through_its_disk() {
     assert_eq!(part.discard_granularity, whole.discard_granularity);
     assert!(whole.discard_granularity > 512, "or the comparison shows nothing: {whole:?}");
 }
+
+#[test]
+fn a_device_that_grows_is_measured_and_never_changed() {
+    let Some(l) = Loop::new(4 * MIB, 512) else { return };
+    let mut b = Bench::new(&l.device, &OpenOptions::default());
+    let refused = b.image.set_len(8 * MIB).expect_err("not ours").to_string();
+    assert!(refused.contains("its own tools"), "{refused}");
+    l.file.as_file().set_len(8 * MIB).expect("room");
+    assert_eq!(b.image.remeasure().expect("measured").capacity, 8192, "the device does not know");
+    let told = Command::new("losetup").arg("--set-capacity").arg(&l.device).status();
+    assert!(told.expect("losetup").success());
+    assert_eq!(b.image.remeasure().expect("measured").capacity, 16384);
+    let data = pattern(8192, 0x33);
+    b.fill(0, &data);
+    let bufs = [b.at(0, 8192)];
+    b.done(write(8 * MIB - 8192), &bufs);
+    b.fill(0, &[0; 8192]);
+    b.done(read(8 * MIB - 8192), &bufs);
+    assert_eq!(b.content(0, 8192), data);
+}
