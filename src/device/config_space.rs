@@ -10,6 +10,8 @@
 //! back-end of it, so a reset ring would go on being served.
 
 use std::mem::{offset_of, size_of};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -43,6 +45,10 @@ pub const CONFIG_SIZE: usize = size_of::<virtio_blk_config>();
 pub const WRITEBACK_OFFSET: u32 = 32;
 const WRITEBACK: usize = WRITEBACK_OFFSET as usize;
 
+/// Where `capacity` is: 8 bytes, little-endian.
+pub const CAPACITY: Range<usize> =
+    offset_of!(virtio_blk_config, capacity)..offset_of!(virtio_blk_config, capacity) + 8;
+
 const _: () = assert!(WRITEBACK == offset_of!(virtio_blk_config, wce));
 
 /// A write to config space that goes beyond the `writeback` byte.
@@ -57,19 +63,25 @@ pub struct ReadOnlyConfig {
     pub len: usize,
 }
 
-/// The device's config space and feature bits: fixed at start, except for `writeback`, whose live
-/// value is an argument.
-#[derive(Clone, Debug)]
+/// The device's config space and feature bits: fixed at start, except for `capacity`, which a resize
+/// changes, and for `writeback`, whose live value is an argument.
+#[derive(Debug)]
 pub struct ConfigSpace {
     bytes: [u8; CONFIG_SIZE],
     features: u64,
+    /// In sectors of 512 bytes. What requests are held against, and what the guest reads, is one word.
+    capacity: AtomicU64,
 }
 
 impl ConfigSpace {
     /// The config space of a disk of this geometry, offered with up to `queues` virtqueues.
     #[must_use]
     pub fn new(geometry: &Geometry, traits: &Traits, queues: u16) -> ConfigSpace {
-        let mut space = ConfigSpace { bytes: [0; CONFIG_SIZE], features: features_of(traits) };
+        let mut space = ConfigSpace {
+            bytes: [0; CONFIG_SIZE],
+            features: features_of(traits),
+            capacity: AtomicU64::new(geometry.capacity),
+        };
         let block = geometry.logical_block;
         let physical = geometry.physical_block.max(block);
         let in_blocks = u16::try_from(physical / block).unwrap_or(u16::MAX);
@@ -80,7 +92,6 @@ impl ConfigSpace {
         let put = &mut |at: usize, bytes: &[u8]| {
             space.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         };
-        put(offset_of!(virtio_blk_config, capacity), &geometry.capacity.to_le_bytes());
         put(offset_of!(virtio_blk_config, seg_max), &SEG_MAX.to_le_bytes());
         put(offset_of!(virtio_blk_config, blk_size), &block.to_le_bytes());
         put(
@@ -108,11 +119,26 @@ impl ConfigSpace {
         self.features
     }
 
+    /// The disk's size now, in sectors of 512 bytes. Any request that a driver made because it knew a
+    /// new size is seen after that size: the driver read it first.
+    #[must_use]
+    #[inline]
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Acquire)
+    }
+
+    /// The disk has so many sectors of 512 bytes from now on. What grows has to be there already; what
+    /// shrinks may still have requests in flight beyond the new end.
+    pub fn set_capacity(&self, sectors: u64) {
+        self.capacity.store(sectors, Ordering::Release);
+    }
+
     /// Fills `data` with what lies at `offset`; zeroes beyond the end. `writeback` is the live value.
     pub fn read(&self, offset: u32, data: &mut [u8], writeback: bool) {
         data.fill(0);
         let mut bytes = self.bytes;
         bytes[WRITEBACK] = u8::from(writeback);
+        bytes[CAPACITY].copy_from_slice(&self.capacity().to_le_bytes());
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(CONFIG_SIZE);
         let n = data.len().min(CONFIG_SIZE - start);
         data[..n].copy_from_slice(&bytes[start..start + n]);

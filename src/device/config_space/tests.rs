@@ -114,6 +114,18 @@ fn offered_features_are_exactly_these() {
 }
 
 #[test]
+fn a_new_capacity_is_what_everybody_reads() {
+    let space = space();
+    let before = whole(&space, true);
+    assert_eq!(space.capacity(), GEOMETRY.capacity);
+    space.set_capacity(0x1122_3344_5566_7788);
+    let after = whole(&space, true);
+    assert_eq!(after[CAPACITY], [0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11]);
+    assert_eq!(after[8..], before[8..], "and nothing else has changed");
+    assert_eq!(space.capacity(), 0x1122_3344_5566_7788);
+}
+
+#[test]
 fn only_writeback_can_be_written() {
     let space = space();
     assert_eq!(space.write(32, &[0]), Ok(Some(false)));

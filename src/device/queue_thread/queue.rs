@@ -200,6 +200,7 @@ impl Queue {
     fn fetch_some(&mut self, domain: &mut Domain, chain: &mut Chain, now: Nanos) -> u16 {
         self.vq.disable_notifications();
         let writeback = self.disk.writeback.load(Ordering::Relaxed);
+        self.rules.set_capacity(self.disk.config.capacity());
         let mut fetched = 0;
         let (heads, sectors) = self.budget;
         let mut taken = 0_u64;
@@ -293,7 +294,10 @@ impl Queue {
         chain: &mut Chain,
         now: Nanos,
     ) -> Option<u64> {
-        let Queue { vq, memory, rules, slots, .. } = self;
+        let Queue { vq, memory, rules, slots, disk, .. } = self;
+        // After the head was found: a guest that has seen a new size has read it before it sent this.
+        // What does not fit the size that the sweep began with comes here.
+        rules.set_capacity(disk.config.capacity());
         let parsed = request::fetch(vq, memory, tag, chain, rules, writeback, slots);
         if matches!(parsed, Parsed::Broken(_)) {
             return None;

@@ -102,7 +102,7 @@ pub enum Breakage {
 }
 
 /// What requests are held against: the disk, and what the driver negotiated. Fixed while a queue
-/// runs.
+/// runs, but for the disk's size.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     capacity: u64,
@@ -124,7 +124,7 @@ impl Rules {
         let geometry = disk.image.geometry();
         let has = |bit: u32| features & 1 << bit != 0;
         Rules {
-            capacity: geometry.capacity,
+            capacity: disk.config.capacity(),
             block: geometry.logical_block,
             read_only: disk.image.traits().read_only,
             flush: has(VIRTIO_BLK_F_FLUSH),
@@ -134,6 +134,12 @@ impl Rules {
             buffers: disk.image.buffer_mask(),
             serial: disk.serial,
         }
+    }
+
+    /// The disk has so many sectors of 512 bytes from now on.
+    #[inline]
+    pub const fn set_capacity(&mut self, sectors: u64) {
+        self.capacity = sectors;
     }
 
     /// Whether a write must be durable when it is answered (virtio 1.3, 5.2.6.2): the cache is in

@@ -466,6 +466,8 @@ fn rules_come_from_the_disk_and_the_negotiation() {
     };
     let rules = Rules::new(&disk, 1 << VIRTIO_BLK_F_DISCARD);
     assert_eq!((rules.capacity, rules.block, rules.serial), (77, 4096, SERIAL));
+    disk.config.set_capacity(85);
+    assert_eq!(Rules::new(&disk, 0).capacity, 85, "a queue that starts now knows the size of now");
     assert!(rules.read_only && rules.discard && rules.unmap);
     assert!(!rules.write_zeroes && !rules.flush);
     let rules = Rules::new(&disk, 1 << VIRTIO_BLK_F_WRITE_ZEROES | 1 << VIRTIO_BLK_F_FLUSH);

@@ -7,6 +7,7 @@ mod faults;
 mod hostile;
 mod invariants;
 mod merging;
+mod resize;
 mod shape;
 mod warm;
 pub(super) mod world;

@@ -352,6 +352,19 @@ impl World {
         assert!(before.is_none(), "the driver reuses a head only after it came back");
     }
 
+    /// Guest `g` adds a read of these sectors, which are to be `refused` if they are beyond the end.
+    pub(super) fn add_read(&mut self, g: usize, start: usize, len: usize, refused: bool) {
+        let bytes = u32::try_from(len * 512).expect("small");
+        let request = Request::read(start as u64, bytes);
+        let guest = &mut self.guests[g].driver;
+        let head = guest.add_framed(&request, &Framing::plain(&request)).expect("room");
+        let sent = if refused { Sent::Malformed } else { Sent::Read { start, len } };
+        if !refused {
+            self.mark(start, len, 1);
+        }
+        assert!(self.guests[g].sent.insert(head, sent).is_none(), "a head that was free");
+    }
+
     /// Guest `g` adds a discard of these two sectors, in two segments.
     pub(super) fn add_split_discard(&mut self, g: usize, start: usize) {
         self.mark(start, 2, -1);
