@@ -25,6 +25,7 @@ use vhost::vhost_user::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::config;
+use super::herald::Herald;
 use super::memory::{MAX_SLOTS, MemoryTable, RegionSpec};
 use super::refusal::Refusal;
 use super::rings::{Rings, Uncovered};
@@ -56,12 +57,9 @@ pub(super) struct Handler {
     protocol_as_sent: u64,
     /// A duplicate of the descriptor that SET_BACKEND_REQ_FD is bringing.
     arriving: Option<OwnedFd>,
-    /// The channel on which we may call the front-end, open as long as the session.
-    #[allow(
-        dead_code,
-        reason = "a front-end takes its closing for our death; nothing is sent yet"
-    )]
-    channel: Option<OwnedFd>,
+    /// Has the channel on which we may call the front-end, open as long as the session: a front-end
+    /// takes its closing for our death.
+    herald: Arc<Herald>,
 }
 
 impl Handler {
@@ -74,7 +72,7 @@ impl Handler {
             asked_features: false,
             protocol_as_sent: 0,
             arriving: None,
-            channel: None,
+            herald: Arc::default(),
         }
     }
 
@@ -96,10 +94,14 @@ impl Handler {
         self.arriving = fd;
     }
 
-    /// The channel on which the front-end takes calls of ours, once it has sent one.
-    #[cfg(test)]
-    pub(super) fn channel(&self) -> Option<&OwnedFd> {
-        self.channel.as_ref()
+    /// What tells the front-end of changes, once it has sent a channel.
+    pub(super) fn herald(&self) -> &Arc<Herald> {
+        &self.herald
+    }
+
+    /// Whether any ring runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.rings().running() > 0
     }
 
     /// The end of the session: drains all rings.
@@ -361,7 +363,9 @@ impl VhostUserBackendReqHandlerMut for Handler {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> WireResult<Vec<u8>> {
-        wire(config::read(&self.disk, offset, size))
+        let bytes = wire(config::read(&self.disk, offset, size))?;
+        self.herald.config_read(offset, &bytes);
+        Ok(bytes)
     }
 
     fn set_config(
@@ -375,7 +379,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
 
     fn set_backend_req_fd(&mut self, _library: Backend) {
         // The library's own copy is closed here; ours is the duplicate that was laid ready.
-        self.channel = self.arriving.take();
+        self.herald.attach(self.arriving.take());
     }
 
     fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> WireResult<()> {

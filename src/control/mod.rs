@@ -5,6 +5,7 @@
 //!                                 +-> rings ---> vring --QueueStart--> mailbox -> queue thread
 //!                                 |                    <-QueueStopped-
 //!                                 +-> config   features, config space
+//!   socket <- herald              the back-end channel: config space has changed
 //! ```
 //!
 //! This room may block and allocate; it never touches guest data, and of ring entries it reads only
@@ -24,6 +25,7 @@
 pub mod admin;
 pub mod config;
 mod handler;
+mod herald;
 pub mod memory;
 pub mod pool;
 pub mod refusal;
@@ -31,6 +33,7 @@ pub mod rings;
 mod session;
 pub mod vring;
 
+pub use herald::Herald;
 pub use refusal::Refusal;
 pub use session::{Limits, Request, Session, SessionEnd, SessionHandle};
 

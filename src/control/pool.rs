@@ -15,7 +15,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::refusal::Refusal;
-use super::rings::Rings;
+use super::rings::{Rings, Uncovered};
 use crate::blkmq::sched::{BuildError, Kind};
 use crate::device::Disk;
 use crate::device::mailbox::{DiskId, Mailbox, QueueReport, ThreadGone};
@@ -212,6 +212,24 @@ impl Pool {
             all.extend(mailbox.inspect(disk)?.into_iter().map(|report| (thread, report)));
         }
         Ok(all)
+    }
+
+    /// Lets everything finish that has been fetched from the queues of a disk up to now; they go on
+    /// then.
+    ///
+    /// # Errors
+    /// [`PoolError::Move`], after all others have finished.
+    pub fn settle(&self, disk: DiskId) -> Result<(), PoolError> {
+        // Nobody moves queues meanwhile, so each is seen once.
+        let state = self.state();
+        let mut first = Ok(());
+        for rings in state.rings.iter().filter(|(of, _)| *of == disk) {
+            let Some(rings) = rings.1.upgrade() else { continue };
+            let mut rings = rings.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = rings.at_rest(Uncovered::Wait, |_| Ok(()));
+            first = first.and(done);
+        }
+        Ok(first?)
     }
 
     /// Whether a front-end is connected to this disk.

@@ -25,11 +25,11 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use super::handler::Handler;
+use super::herald::{self, Herald};
 use super::pool::Pool;
 use super::refusal::Refusal;
 use crate::device::Disk;
-use crate::device::mailbox::DiskId;
-use crate::sys::fd;
+use crate::sys::{fd, line};
 
 /// What a front-end may ask for at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +173,9 @@ impl Header {
 
 /// One front-end connection, before it is served.
 pub struct Session {
-    disk: DiskId,
+    disk: Arc<Disk>,
     handler: Arc<Mutex<Handler>>,
+    herald: Arc<Herald>,
     /// Refusals after which the session went on (S2).
     refused: u32,
 }
@@ -183,10 +184,16 @@ impl Session {
     /// A session for `disk`, whose queues are served by the threads of its pool.
     #[must_use]
     pub fn new(disk: Arc<Disk>, pool: &Pool, limits: Limits) -> Session {
-        let id = disk.id;
         let rings = pool.join(&disk, limits.num_queues);
-        let handler = Handler::new(disk, rings, limits.max_queue_size);
-        Session { disk: id, handler: Arc::new(Mutex::new(handler)), refused: 0 }
+        let handler = Handler::new(Arc::clone(&disk), rings, limits.max_queue_size);
+        let herald = Arc::clone(handler.herald());
+        Session { disk, handler: Arc::new(Mutex::new(handler)), herald, refused: 0 }
+    }
+
+    /// What tells the front-end of changes of the device.
+    #[must_use]
+    pub fn herald(&self) -> &Arc<Herald> {
+        &self.herald
     }
 
     /// Serves the connection on the calling thread until it ends; then all rings are drained
@@ -204,7 +211,7 @@ impl Session {
             let _ = connection.shutdown(Shutdown::Both);
         }
         if !end.is_clean() {
-            log::warn!("disk {}: the session ended: {end}", self.disk.0);
+            log::warn!("disk {}: the session ended: {end}", self.disk.id.0);
         }
         end
     }
@@ -222,6 +229,9 @@ impl Session {
         };
         let mut library = BackendReqHandler::from_stream(stream, Arc::clone(&self.handler));
         loop {
+            if let Err(why) = self.tell(&look) {
+                return socket_end(why);
+            }
             let header = match Header::peek(&look) {
                 Ok(Some(header)) => header,
                 Ok(None) => return SessionEnd::Disconnected,
@@ -231,11 +241,26 @@ impl Session {
                 let fds = fd::peek_fds(look.as_fd()).unwrap_or_default();
                 self.handler().arriving(fds.into_iter().next());
             }
+            self.herald.begin();
             let done = library.handle_request();
+            let running = self.handler().is_running();
+            self.herald.end(running);
             if let Some(end) = done.err().and_then(|error| self.judge(header, error)) {
                 return end;
             }
         }
+    }
+
+    /// Tells the front-end of a new size if it ought to know and is silent; when it speaks, another
+    /// time.
+    fn tell(&self, look: &UnixStream) -> io::Result<()> {
+        while self.herald.is_due(self.disk.config.capacity()) {
+            if line::is_readable_within(look.as_fd(), herald::QUIET)? {
+                break;
+            }
+            self.herald.announce(self.disk.config.capacity());
+        }
+        Ok(())
     }
 
     /// Whether an error ends the session (S2-S5).
@@ -260,7 +285,7 @@ impl Session {
             return Some(SessionEnd::Refused { request, why });
         }
         let level = if self.refused == 0 { log::Level::Warn } else { log::Level::Debug };
-        log::log!(level, "disk {}: {request} refused: {why}", self.disk.0);
+        log::log!(level, "disk {}: {request} refused: {why}", self.disk.id.0);
         self.refused += 1;
         None
     }

@@ -16,6 +16,7 @@ pub mod eventfd;
 pub mod fd;
 pub mod guest;
 pub mod inflight;
+pub mod line;
 pub mod lock;
 pub mod memfd;
 pub mod ring;

@@ -9,6 +9,7 @@ mod orders;
 mod random;
 mod reference;
 mod refusals;
+mod resize;
 
 #[test]
 fn requests_are_printed_by_name() {

@@ -116,10 +116,10 @@ fn a_channel_belongs_to_the_message_that_brought_it() {
     fe.tell(FrontendReq::SET_BACKEND_REQ_FD, &[], &[sent.as_raw_fd()]).expect("sent");
     library.handle_request().expect("accepted");
     let mut handler = handler.lock().expect("one thread");
-    assert!(handler.channel().is_none(), "nothing was laid ready, so nothing is kept");
+    assert!(!handler.herald().is_attached(), "nothing was laid ready, so nothing is kept");
     handler.arriving(Some(sent.into()));
     handler.arriving(None);
-    assert!(handler.channel().is_none());
+    assert!(!handler.herald().is_attached());
 }
 
 #[test]
