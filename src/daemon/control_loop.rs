@@ -24,7 +24,7 @@ use super::entrance::{Entrance, Listener};
 use super::poller::{Poller, Source};
 use crate::sys::fd::borrow;
 use crate::sys::sandbox;
-use crate::sys::signal::StopSignals;
+use crate::sys::signal::Signals;
 
 /// How long a listener rests after a failure (E4).
 const REST: Duration = Duration::from_millis(500);
@@ -32,6 +32,18 @@ const REST: Duration = Duration::from_millis(500);
 /// Serves one connection from beginning to end, on a thread of its own; the error says why it did
 /// not end by being closed.
 pub(super) type Serve = Arc<dyn Fn(UnixStream) -> Result<(), String> + Send + Sync>;
+
+/// What the loop does besides, without waiting.
+pub(super) trait Errands {
+    /// Does what a signal asks for; `false`: it asks for the end.
+    fn signal(&mut self, signal: i32) -> bool;
+
+    /// How often [`beat`](Errands::beat) is called, at least; `None`: never, and nothing wakes the loop.
+    fn interval(&self) -> Option<Duration>;
+
+    /// The loop turns.
+    fn beat(&mut self);
+}
 
 /// Why the loop ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +143,10 @@ impl Port {
 
 struct ControlLoop<'a> {
     poller: Poller,
-    signals: &'a StopSignals,
+    signals: &'a Signals,
+    errands: &'a mut dyn Errands,
+    /// When the next [`Errands::beat`] is due.
+    beats_at: Option<Instant>,
     ports: &'a mut [Port],
     /// Connections that we were started with and that have not ended.
     connections: usize,
@@ -139,16 +154,23 @@ struct ControlLoop<'a> {
     failed: Option<String>,
 }
 
-/// Serves front-ends until a stop signal, or until nobody can come any more: all ports are
-/// connections, and the last one has ended. When it returns, no session runs. The entrances stay
+/// Serves front-ends until a signal that is no errand, or until nobody can come any more: all ports
+/// are connections, and the last one has ended. When it returns, no session runs. The entrances stay
 /// open.
 ///
 /// # Errors
 /// What epoll or the making of a thread answered.
-pub(super) fn run(ports: &mut [Port], signals: &StopSignals) -> io::Result<Ended> {
+pub(super) fn run(
+    ports: &mut [Port],
+    signals: &Signals,
+    errands: &mut dyn Errands,
+) -> io::Result<Ended> {
     let poller = Poller::new()?;
     poller.add(Source::Signal, signals)?;
-    let mut control = ControlLoop { poller, signals, ports, connections: 0, failed: None };
+    let beats_at = errands.interval().map(|_| Instant::now());
+    let (connections, failed) = (0, None);
+    let mut control =
+        ControlLoop { poller, signals, ports, errands, beats_at, connections, failed };
     let ended = control.open().and_then(|()| control.serve());
     control.end_sessions();
     ended
@@ -175,7 +197,9 @@ impl ControlLoop<'_> {
         loop {
             match self.poller.wait(self.patience())? {
                 Some(Source::Signal) => {
-                    if let Some(signal) = self.signals.take()? {
+                    if let Some(signal) = self.signals.take()?
+                        && !self.errands.signal(signal)
+                    {
                         return Ok(Ended::Signal(signal));
                     }
                 }
@@ -184,19 +208,31 @@ impl ControlLoop<'_> {
                 None => {}
             }
             self.end_rests()?;
+            self.beat();
             if !listens && self.connections == 0 {
                 return Ok(self.failed.take().map_or(Ended::Disconnected, Ended::Failed));
             }
         }
     }
 
-    /// How long to wait at most, in milliseconds: until the first listener has rested.
+    /// How long to wait at most, in milliseconds: until the first listener has rested, or the next beat.
     fn patience(&self) -> i32 {
-        let Some(first) = self.ports.iter().filter_map(|port| port.rests_until).min() else {
+        let rests = self.ports.iter().filter_map(|port| port.rests_until);
+        let Some(first) = rests.chain(self.beats_at).min() else {
             return -1;
         };
         let left = first.saturating_duration_since(Instant::now()).as_millis();
         i32::try_from(left).unwrap_or(i32::MAX).saturating_add(1)
+    }
+
+    fn beat(&mut self) {
+        let now = Instant::now();
+        if let Some(interval) = self.errands.interval()
+            && self.beats_at.is_some_and(|due| due <= now)
+        {
+            self.errands.beat();
+            self.beats_at = Some(now + interval);
+        }
     }
 
     fn knocked(&mut self, n: u32) -> io::Result<()> {

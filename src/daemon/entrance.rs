@@ -52,6 +52,9 @@ pub enum EntranceError {
     /// The data base of groups.
     #[error("--socket-group={0}: cannot look it up ({1}): give the group's number")]
     Group(String, io::Error),
+    /// A descriptor of the service manager's.
+    #[error("LISTEN_FDS: descriptor {0} ({1}) cannot be used: {2}")]
+    Activation(RawFd, String, String),
     /// `--fd` names nothing.
     #[error("--fd={0} is not open ({1}): pass a socket there, or use --socket-path")]
     NotOpen(RawFd, io::Error),
@@ -184,15 +187,18 @@ impl Listener {
         }
     }
 
-    /// Where it listens, for messages.
-    fn name(&self) -> String {
-        match (&self.file, self.socket.local_addr()) {
-            (Some(file), _) => file.path.display().to_string(),
-            (None, Ok(address)) if address.as_pathname().is_some() => {
-                address.as_pathname().expect("just seen").display().to_string()
-            }
-            _ => "an inherited socket".to_owned(),
+    /// The path that it listens on, if it has one.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        match &self.file {
+            Some(file) => Some(file.path.clone()),
+            None => self.socket.local_addr().ok()?.as_pathname().map(Path::to_owned),
         }
+    }
+
+    /// Where it listens, for messages.
+    pub(super) fn name(&self) -> String {
+        let path = self.path().map(|path| path.display().to_string());
+        path.unwrap_or_else(|| "an inherited socket".to_owned())
     }
 }
 

@@ -7,34 +7,41 @@
 //! * B2 The end goes the other way round: no new front-end, the session's socket is shut down and
 //!   its rings drain (L6), the queue threads finish and are joined, the image is synced, and the
 //!   socket's file goes. Whatever was accepted is finished and durable then.
+//!   A service manager hears of both: when the first front-end could come, and when the end begins.
 //! * B3 The process stays in the foreground and ends for a stop signal, or with the one connection
 //!   that it was started with.
 
 mod control_loop;
 mod entrance;
 mod figures;
+mod inherited;
 pub mod logging;
 mod poller;
 mod sandbox;
 mod service;
 mod steer;
+mod supervisor;
 mod threads;
 mod watch;
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{debug, info};
 
-use self::control_loop::{Ended, Port};
+use self::control_loop::{Ended, Errands, Port};
 use self::entrance::{Entrance, Listener};
+use self::inherited::Inherited;
 use self::service::Service;
 use self::steer::Wheel;
+use self::supervisor::Supervisor;
 use crate::config::{Config, DiskConfig, Socket};
 use crate::control::admin::AdminServer;
 use crate::control::pool::PoolError;
 use crate::image::OpenError;
-use crate::sys::signal::{self, StopSignals};
+use crate::sys::signal::{self, Signals};
 use crate::sys::{sigbus, socket};
 
 pub use entrance::EntranceError;
@@ -88,40 +95,53 @@ pub enum DaemonError {
 pub fn run(config: &Config) -> Result<(), DaemonError> {
     let adopted: Result<Vec<_>, _> = config.disks.iter().map(adopt).collect();
     let adopted = adopted?;
+    let fds: Vec<_> = config.disks.iter().filter_map(fd).collect();
+    let (env, pid) = (|name: &str| std::env::var_os(name), std::process::id());
+    let inherited = Inherited::take(env, pid, &fds)?;
     sandbox::arm(config)?;
+    let supervisor = Arc::new(Supervisor::new(env, pid));
     signal::ignore_sigpipe();
     sigbus::install().map_err(DaemonError::Loop)?;
-    let signals = StopSignals::block().map_err(DaemonError::Loop)?;
+    let signals = Signals::block().map_err(DaemonError::Loop)?;
     match socket::raise_descriptor_limit() {
         Ok(limit) => debug!("{limit} descriptors may be open"),
         // Enough for few queues; a front-end that needs more is told by its own error.
         Err(e) => debug!("cannot raise the limit of open descriptors: {e}"),
     }
-    serve(config, adopted, &signals)
+    serve(config, Ways { adopted, inherited }, &signals, &supervisor)
 }
 
 /// The entrance that was left open for a disk, if one was.
 fn adopt(disk: &DiskConfig) -> Result<Option<Entrance>, DaemonError> {
+    Ok(fd(disk).map(entrance::adopt).transpose()?)
+}
+
+/// The number of the descriptor that was left open for a disk.
+fn fd(disk: &DiskConfig) -> Option<RawFd> {
     match disk.socket {
-        Socket::Fd(fd) => Ok(Some(entrance::adopt(fd)?)),
-        Socket::Path { .. } => Ok(None),
+        Socket::Fd(fd) => Some(fd),
+        Socket::Path { .. } => None,
     }
 }
 
 /// The ways in of all disks, the adopted ones and the new ones.
 fn ports(
     config: &Config,
-    adopted: Vec<Option<Entrance>>,
+    ways: &mut Ways,
     groups: &[Option<u32>],
     service: &Service,
 ) -> Result<Vec<Port>, DaemonError> {
     let mut ports = Vec::new();
-    let disks = config.disks.iter().zip(adopted).zip(groups);
+    let Ways { adopted, inherited } = ways;
+    let disks = config.disks.iter().zip(adopted.drain(..)).zip(groups);
     for (((disk, adopted), group), session) in disks.zip(service.sessions()) {
         let entrance = match (adopted, &disk.socket) {
             (Some(entrance), _) => entrance,
             (None, Socket::Path { path, mode, .. }) => {
-                Entrance::Listener(Listener::bind(path, *mode, *group)?)
+                Entrance::Listener(match inherited.claim(path) {
+                    Some(listener) => listener,
+                    None => Listener::bind(path, *mode, *group)?,
+                })
             }
             (None, Socket::Fd(_)) => unreachable!("run adopts it"),
         };
@@ -133,20 +153,53 @@ fn ports(
 /// The admin socket, if it was asked for: the server, and the socket's file.
 fn admin(
     config: &Config,
+    inherited: &mut Inherited,
     service: &Service,
 ) -> Result<Option<(AdminServer, Listener)>, DaemonError> {
     let Some(path) = &config.admin_socket else { return Ok(None) };
-    let listener = Listener::bind(path, 0o600, None)?;
+    let listener = match inherited.claim(path) {
+        Some(listener) => listener,
+        None => Listener::bind(path, 0o600, None)?,
+    };
     let socket = listener.duplicate().map_err(DaemonError::Loop)?;
     let server = AdminServer::start(socket, Arc::new(Wheel::new(service)));
     info!("the admin socket is {}", path.display());
     Ok(Some((server.map_err(DaemonError::Loop)?, listener)))
 }
 
+/// What was left open for us.
+#[derive(Debug, Default)]
+struct Ways {
+    /// By number, for each disk.
+    adopted: Vec<Option<Entrance>>,
+    /// By path.
+    inherited: Inherited,
+}
+
+/// What the control loop does besides.
+struct Housekeeping<'a> {
+    supervisor: &'a Supervisor,
+}
+
+impl Errands for Housekeeping<'_> {
+    fn signal(&mut self, _signal: i32) -> bool {
+        false
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        self.supervisor.interval()
+    }
+
+    fn beat(&mut self) {
+        self.supervisor.alive();
+    }
+}
+
 fn serve(
     config: &Config,
-    adopted: Vec<Option<Entrance>>,
-    signals: &StopSignals,
+    mut ways: Ways,
+    signals: &Signals,
+    supervisor: &Arc<Supervisor>,
 ) -> Result<(), DaemonError> {
     let group = |disk: &DiskConfig| match &disk.socket {
         Socket::Path { group: Some(name), .. } => entrance::group(name).map(Some),
@@ -155,13 +208,17 @@ fn serve(
     let groups: Result<Vec<_>, _> = config.disks.iter().map(group).collect();
     let groups = groups?;
     let service = Service::start(config)?;
-    let mut ports = ports(config, adopted, &groups, &service)?;
+    let mut ports = ports(config, &mut ways, &groups, &service)?;
     for (line, port) in service.describe(config).iter().zip(&ports) {
         info!("{line} on {}", port.name());
     }
-    let admin = admin(config, &service)?;
+    let admin = admin(config, &mut ways.inherited, &service)?;
+    ways.inherited.close();
     sandbox::close(config)?;
-    let ended = control_loop::run(&mut ports, signals);
+    supervisor.ready();
+    let mut errands = Housekeeping { supervisor };
+    let ended = control_loop::run(&mut ports, signals, &mut errands);
+    supervisor.stopping();
     drop(admin); // whoever steers is done before that goes which is steered
     match ended {
         Ok(Ended::Signal(number)) => info!("stopping on signal {number}"),

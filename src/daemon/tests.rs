@@ -44,8 +44,9 @@ impl Running {
 
     fn with(dir: tempfile::TempDir, options: &[String], adopted: Option<Entrance>) -> Running {
         let config = config(options);
-        let (signals, raise) = StopSignals::pretend();
-        let thread = std::thread::spawn(move || serve(&config, vec![adopted], &signals));
+        let (signals, raise) = Signals::pretend();
+        let ways = Ways { adopted: vec![adopted], ..Ways::default() };
+        let thread = std::thread::spawn(move || serve(&config, ways, &signals, &Arc::default()));
         Running { dir, raise, thread }
     }
 
@@ -69,7 +70,7 @@ impl Running {
     }
 
     fn stop(mut self) -> Result<(), DaemonError> {
-        self.raise.write_all(&StopSignals::siginfo(libc::SIGTERM)).expect("room");
+        self.raise.write_all(&Signals::siginfo(libc::SIGTERM)).expect("room");
         self.end()
     }
 
@@ -147,8 +148,10 @@ fn a_taken_path_ends_the_threads_again() {
     drop(greet(daemon.connect()));
     let socket = format!("--socket-path={}", daemon.socket().display());
     let options = [socket, "--blk-file=null:1M".to_owned(), "--threads=3".to_owned()];
-    let (signals, _raise) = StopSignals::pretend();
-    let error = serve(&config(&options), vec![None], &signals).expect_err("it is served");
+    let (signals, _raise) = Signals::pretend();
+    let ways = Ways { adopted: vec![None], ..Ways::default() };
+    let ended = serve(&config(&options), ways, &signals, &Arc::default());
+    let error = ended.expect_err("it is served");
     assert!(matches!(error, DaemonError::Entrance(EntranceError::Live(_))), "{error}");
     assert!(Path::new(&daemon.socket()).exists());
     daemon.stop().expect("a good end");

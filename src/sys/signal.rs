@@ -12,17 +12,17 @@ const SIGINFO_LEN: usize = 128;
 /// SIGTERM and SIGINT, taken away from the calling thread and from every thread that it starts
 /// afterwards. They wait in a descriptor instead.
 #[derive(Debug)]
-pub struct StopSignals {
+pub struct Signals {
     fd: File,
 }
 
-impl StopSignals {
-    /// Blocks both signals. To be called before any other thread is started: a thread that does
+impl Signals {
+    /// Blocks these signals. To be called before any other thread is started: a thread that does
     /// not block them would be ended by them, and the process with it.
     ///
     /// # Errors
     /// What pthread_sigmask(3) or signalfd(2) answered.
-    pub fn block() -> io::Result<StopSignals> {
+    pub fn block() -> io::Result<Signals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset writes a whole set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
@@ -46,7 +46,7 @@ impl StopSignals {
         }
         // SAFETY: signalfd has just made it, and nobody else knows the number.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(StopSignals { fd: File::from(fd) })
+        Ok(Signals { fd: File::from(fd) })
     }
 
     /// The number of a signal that has arrived, if one has. Never blocks.
@@ -64,7 +64,7 @@ impl StopSignals {
     }
 }
 
-impl AsFd for StopSignals {
+impl AsFd for Signals {
     /// Readable when a signal has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -78,12 +78,12 @@ pub fn ignore_sigpipe() {
 }
 
 #[cfg(test)]
-impl StopSignals {
+impl Signals {
     /// Signals that a test sends itself: each 128 bytes written, the number first, is one.
-    pub(crate) fn pretend() -> (StopSignals, std::os::unix::net::UnixStream) {
+    pub(crate) fn pretend() -> (Signals, std::os::unix::net::UnixStream) {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("open");
-        (StopSignals { fd: File::from(OwnedFd::from(ours)) }, theirs)
+        (Signals { fd: File::from(OwnedFd::from(ours)) }, theirs)
     }
 
     /// The bytes that read as `signal`.
@@ -108,8 +108,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_signal_waits_in_the_descriptor() {
-        let signals = StopSignals::block().expect("a signalfd");
+    fn a_signal_waits_in_the_descriptor() {
+        let signals = Signals::block().expect("a signalfd");
         assert_eq!(signals.take().expect("readable"), None);
         raise_here(libc::SIGTERM);
         assert_eq!(signals.take().expect("readable"), Some(libc::SIGTERM));
@@ -120,11 +120,11 @@ mod tests {
 
     #[test]
     fn threads_started_later_inherit_the_block() {
-        let _signals = StopSignals::block().expect("a signalfd");
+        let _signals = Signals::block().expect("a signalfd");
         let started = std::thread::spawn(|| {
             raise_here(libc::SIGTERM);
             // Alive: the signal is pending here and ends with the thread.
-            StopSignals::block().expect("a signalfd").take().expect("readable")
+            Signals::block().expect("a signalfd").take().expect("readable")
         });
         assert_eq!(started.join().expect("it lives"), Some(libc::SIGTERM));
     }

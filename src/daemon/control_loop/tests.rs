@@ -24,10 +24,27 @@ fn echo(reports: Sender<&'static str>) -> Serve {
     })
 }
 
+/// No errands: every signal asks for the end.
+struct Nothing;
+
+impl Errands for Nothing {
+    fn signal(&mut self, _signal: i32) -> bool {
+        false
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        None
+    }
+
+    fn beat(&mut self) {
+        unreachable!("there is no interval");
+    }
+}
+
 /// A loop with one port.
-fn serve(entrance: Entrance, signals: &StopSignals, serve: Serve) -> io::Result<Ended> {
+fn serve(entrance: Entrance, signals: &Signals, serve: Serve) -> io::Result<Ended> {
     let mut ports = [Port::new(entrance, serve).expect("a descriptor")];
-    run(&mut ports, signals)
+    run(&mut ports, signals, &mut Nothing)
 }
 
 struct Fixture {
@@ -41,7 +58,7 @@ impl Fixture {
     fn start(entrance: impl FnOnce(&Path) -> Entrance) -> Fixture {
         let dir = tempfile::tempdir().expect("a directory");
         let entrance = entrance(&dir.path().join("s"));
-        let (signals, raise) = StopSignals::pretend();
+        let (signals, raise) = Signals::pretend();
         let (sender, reports) = channel();
         let thread = std::thread::spawn(move || serve(entrance, &signals, echo(sender)));
         Fixture { dir, signals: raise, reports, thread }
@@ -62,7 +79,7 @@ impl Fixture {
     }
 
     fn raise(&mut self, signal: i32) {
-        self.signals.write_all(&StopSignals::siginfo(signal)).expect("room");
+        self.signals.write_all(&Signals::siginfo(signal)).expect("room");
     }
 
     fn end(self) -> Ended {
@@ -170,7 +187,7 @@ fn a_session_that_panics_ends_alone() {
     let path = dir.path().join("s");
     drop(UnixListener::bind(&path).expect("free"));
     let entrance = Entrance::Listener(Listener::bind(&path, 0o600, None).expect("stale"));
-    let (signals, mut raise) = StopSignals::pretend();
+    let (signals, mut raise) = Signals::pretend();
     let serve: Serve = Arc::new(|mut stream: UnixStream| {
         let mut byte = [0];
         stream.read_exact(&mut byte).expect("one byte");
@@ -183,14 +200,14 @@ fn a_session_that_panics_ends_alone() {
     client.write_all(b"!").expect("writable");
     assert_eq!(client.read(&mut [0]).expect("the end"), 0);
     echoes(&mut UnixStream::connect(&path).expect("it listens"));
-    raise.write_all(&StopSignals::siginfo(libc::SIGTERM)).expect("room");
+    raise.write_all(&Signals::siginfo(libc::SIGTERM)).expect("room");
     assert_eq!(thread.join().expect("no panic").expect("no error"), Ended::Signal(libc::SIGTERM));
 }
 
 #[test]
 fn every_port_has_its_own_session() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (signals, mut raise) = StopSignals::pretend();
+    let (signals, mut raise) = Signals::pretend();
     let (sender, reports) = channel();
     let paths: Vec<_> = (0..3).map(|n| dir.path().join(format!("s{n}"))).collect();
     let mut ports: Vec<Port> = paths
@@ -199,7 +216,7 @@ fn every_port_has_its_own_session() {
         .map(|listener| Port::new(Entrance::Listener(listener), echo(sender.clone())))
         .map(|port| port.expect("a descriptor"))
         .collect();
-    let thread = std::thread::spawn(move || run(&mut ports, &signals));
+    let thread = std::thread::spawn(move || run(&mut ports, &signals, &mut Nothing));
     let connect = |path| {
         let stream = UnixStream::connect(path).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("open");
@@ -210,7 +227,7 @@ fn every_port_has_its_own_session() {
     // One goes and comes again; the others do not notice.
     clients[1] = connect(&paths[1]);
     clients.iter_mut().rev().for_each(echoes);
-    raise.write_all(&StopSignals::siginfo(libc::SIGTERM)).expect("room");
+    raise.write_all(&Signals::siginfo(libc::SIGTERM)).expect("room");
     let ended = thread.join().expect("no panic").expect("no error");
     assert_eq!(ended, Ended::Signal(libc::SIGTERM));
     assert_eq!(reports.iter().take(8).filter(|r| *r == "end").count(), 4, "E3: all of them");
@@ -218,7 +235,7 @@ fn every_port_has_its_own_session() {
 
 #[test]
 fn the_last_connection_ends_it_and_tells_of_any_failure() {
-    let (signals, _raise) = StopSignals::pretend();
+    let (signals, _raise) = Signals::pretend();
     let (sender, _reports) = channel();
     let (ours, mut first) = UnixStream::pair().expect("a pair");
     let (theirs, mut second) = UnixStream::pair().expect("a pair");
@@ -226,11 +243,59 @@ fn the_last_connection_ends_it_and_tells_of_any_failure() {
     let mut ports = [ours, theirs].map(|stream| {
         Port::new(Entrance::Connected(stream), echo(sender.clone())).expect("a descriptor")
     });
-    let thread = std::thread::spawn(move || run(&mut ports, &signals));
+    let thread = std::thread::spawn(move || run(&mut ports, &signals, &mut Nothing));
     first.write_all(b"x").expect("writable");
     assert_eq!(first.read(&mut [0]).expect("the end"), 0);
     echoes(&mut second);
     drop(second);
     let ended = thread.join().expect("no panic").expect("no error");
     assert_eq!(ended, Ended::Failed("an x".to_owned()));
+}
+
+/// Does errands for SIGHUP, and counts its beats.
+struct Counting {
+    hung_up: Sender<i32>,
+    beats: u32,
+    interval: Duration,
+}
+
+impl Errands for Counting {
+    fn signal(&mut self, signal: i32) -> bool {
+        self.hung_up.send(signal).expect("the test listens");
+        signal == libc::SIGHUP
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        Some(self.interval)
+    }
+
+    fn beat(&mut self) {
+        self.beats += 1;
+    }
+}
+
+#[test]
+fn errands_are_done_and_the_loop_goes_on_beating() {
+    let (_ours, theirs) = UnixStream::pair().expect("a pair");
+    let (reports, _listens) = channel();
+    let port = Port::new(Entrance::Connected(theirs), echo(reports)).expect("a descriptor");
+    let (signals, mut raise) = Signals::pretend();
+    let (hung_up, heard) = channel();
+    let interval = Duration::from_millis(5);
+    let begin = Instant::now();
+    let thread = std::thread::spawn(move || {
+        let mut errands = Counting { hung_up, beats: 0, interval };
+        let ended = run(&mut [port], &signals, &mut errands).expect("no error");
+        (ended, errands.beats)
+    });
+    for _ in 0..3 {
+        raise.write_all(&Signals::siginfo(libc::SIGHUP)).expect("room");
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(libc::SIGHUP));
+        std::thread::sleep(4 * interval);
+    }
+    raise.write_all(&Signals::siginfo(libc::SIGTERM)).expect("room");
+    let (ended, beats) = thread.join().expect("no panic");
+    assert_eq!(ended, Ended::Signal(libc::SIGTERM));
+    let most = begin.elapsed().as_millis() / interval.as_millis() + 1;
+    assert!(beats >= 2 && u128::from(beats) <= most, "{beats} beats, {most} at most");
 }
