@@ -16,5 +16,7 @@ mod messages;
 mod regressions;
 #[path = "frontend/requests.rs"]
 mod requests;
+#[path = "frontend/resize.rs"]
+mod resize;
 #[path = "frontend/rings.rs"]
 mod rings;

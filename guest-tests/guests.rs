@@ -8,5 +8,6 @@ mod qemu_boot;
 mod qemu_crash;
 mod qemu_data;
 mod qemu_events;
+mod qemu_resize;
 mod qemu_steer;
 mod uml_verify;

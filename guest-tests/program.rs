@@ -3,6 +3,9 @@
 
 mod common;
 
+#[path = "program/manager.rs"]
+mod manager;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;

@@ -10,6 +10,7 @@ use super::note;
 /// A block device whose flushes the kernel counts.
 pub(crate) struct Loop {
     device: PathBuf,
+    file: PathBuf,
 }
 
 impl Loop {
@@ -23,12 +24,20 @@ impl Loop {
             return None;
         };
         let device = PathBuf::from(String::from_utf8_lossy(&made.stdout).trim());
-        Some(Loop { device })
+        Some(Loop { device, file })
     }
 
     /// The device.
     pub(crate) fn path(&self) -> &Path {
         &self.device
+    }
+
+    /// Makes it `size` bytes long.
+    pub(crate) fn resize(&self, size: u64) {
+        let file = fs::File::options().write(true).open(&self.file).expect("it is there");
+        file.set_len(size).expect("room");
+        let told = Command::new("losetup").arg("--set-capacity").arg(&self.device).status();
+        assert!(told.expect("it made the device").success());
     }
 
     /// Number in the device's statistics (Documentation/block/stat.rst), counted from 1.

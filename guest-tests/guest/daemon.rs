@@ -66,6 +66,11 @@ impl Daemon {
         assert!(self.process.alive(), "the daemon ended: {}", self.process.output());
     }
 
+    /// SIGHUP: it takes the size of its image anew.
+    pub(crate) fn hang_up(&self) {
+        self.process.signal("HUP");
+    }
+
     /// SIGKILL: it does nothing any more.
     pub(crate) fn kill(mut self) {
         self.assert_alive();

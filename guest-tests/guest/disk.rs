@@ -37,6 +37,17 @@ impl Disk {
         &self.path
     }
 
+    /// Makes it so long, from the host's side.
+    pub(crate) fn resize(&self, mebibytes: u64) {
+        let file = OpenOptions::new().write(true).open(&self.path).expect("the image");
+        file.set_len(mebibytes * MIB).expect("room for the image");
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        std::fs::metadata(&self.path).expect("the image").len()
+    }
+
     /// Bytes that the file system has allocated for it.
     ///
     /// The file is synced first: with delayed allocation the count would lag behind.

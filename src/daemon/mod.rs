@@ -17,6 +17,7 @@ mod figures;
 mod inherited;
 pub mod logging;
 mod poller;
+mod resize;
 mod sandbox;
 mod service;
 mod steer;
@@ -34,6 +35,7 @@ use log::{debug, info};
 use self::control_loop::{Ended, Errands, Port};
 use self::entrance::{Entrance, Listener};
 use self::inherited::Inherited;
+use self::resize::Resizer;
 use self::service::Service;
 use self::steer::Wheel;
 use self::supervisor::Supervisor;
@@ -87,6 +89,7 @@ pub enum DaemonError {
 }
 
 /// Serves the disks until SIGTERM, SIGINT, or the end of the last connection that there can be.
+/// SIGHUP has the sizes of all images taken anew.
 ///
 /// To be called on a process that has opened nothing and started no thread yet (B1).
 ///
@@ -178,12 +181,17 @@ struct Ways {
 
 /// What the control loop does besides.
 struct Housekeeping<'a> {
+    resizer: Resizer,
     supervisor: &'a Supervisor,
 }
 
 impl Errands for Housekeeping<'_> {
-    fn signal(&mut self, _signal: i32) -> bool {
-        false
+    fn signal(&mut self, signal: i32) -> bool {
+        let resizes = signal == libc::SIGHUP;
+        if resizes {
+            self.resizer.take_all();
+        }
+        resizes
     }
 
     fn interval(&self) -> Option<Duration> {
@@ -216,9 +224,10 @@ fn serve(
     ways.inherited.close();
     sandbox::close(config)?;
     supervisor.ready();
-    let mut errands = Housekeeping { supervisor };
+    let mut errands = Housekeeping { resizer: Resizer::new(&service, supervisor), supervisor };
     let ended = control_loop::run(&mut ports, signals, &mut errands);
     supervisor.stopping();
+    drop(errands);
     drop(admin); // whoever steers is done before that goes which is steered
     match ended {
         Ok(Ended::Signal(number)) => info!("stopping on signal {number}"),

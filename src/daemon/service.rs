@@ -12,6 +12,7 @@ use log::{error, info};
 
 use super::DaemonError;
 use super::control_loop::Serve;
+use super::resize::Line;
 use super::threads::{QueueThreads, mailboxes};
 use super::watch::Watch;
 use crate::blkmq::limits::Limits;
@@ -34,6 +35,7 @@ pub(super) struct DiskService {
     pub(super) limits: control::Limits,
     /// Path of the image, or `null:SIZE`.
     pub(super) image: String,
+    pub(super) line: Arc<Line>,
 }
 
 /// A pool that is being served.
@@ -82,7 +84,8 @@ impl Service {
                     max_queue_size: config.queue_size,
                 };
                 let image = config.blk_file.clone();
-                service.disks.push(DiskService { disk, pool: Arc::clone(&shared), limits, image });
+                let (pool, line) = (Arc::clone(&shared), Arc::default());
+                service.disks.push(DiskService { disk, pool, limits, image, line });
             }
             let reports = service.watch.reports();
             let tuning = shared.tuning();
@@ -113,10 +116,12 @@ impl Service {
     /// What a session thread does, for each disk in the order of the configuration.
     pub(super) fn sessions(&self) -> impl Iterator<Item = Serve> {
         self.disks.iter().map(|served| {
-            let DiskService { disk, pool, limits, .. } = served;
+            let DiskService { disk, pool, limits, line, .. } = served;
             let (disk, pool, limits) = (Arc::clone(disk), Arc::clone(pool), *limits);
+            let line = Arc::clone(line);
             let serve: Serve = Arc::new(move |stream: UnixStream| {
                 let session = Session::new(Arc::clone(&disk), &pool, limits);
+                line.follow(session.herald());
                 let end = session.serve(stream);
                 if !end.is_clean() {
                     return Err(end.to_string()); // logged by the session itself
@@ -138,7 +143,7 @@ impl Service {
                 "serving {} ({} sectors, {}-byte blocks, {access}, cache {}, pool {}, scheduler \
                  {}, {} queue threads)",
                 of.blk_file,
-                geometry.capacity,
+                served.disk.config.capacity(),
                 geometry.logical_block,
                 of.cache,
                 pool.name,

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use log::info;
+
+use super::resize;
 use super::service::{DiskService, PoolService, Service};
 use crate::blkmq::limits::LimitsConfig;
 use crate::blkmq::sched::Kind;
 use crate::control::admin::shape::{
-    DiskStats, DiskSummary, Inspection, PoolSummary, SchedulerReport,
+    DiskStats, DiskSummary, Inspection, PoolSummary, Resized, SchedulerReport,
 };
 use crate::control::admin::{Steer, SteerError};
 use crate::control::pool::PoolError;
@@ -66,7 +69,7 @@ impl Steer for Wheel {
                 name: disk.name.clone(),
                 image: served.image.clone(),
                 pool: pool.map(|pool| pool.name.clone()).unwrap_or_default(),
-                sectors: geometry.capacity,
+                sectors: disk.config.capacity(),
                 block_size: geometry.logical_block,
                 read_only: disk.image.traits().read_only,
                 queues: served.limits.num_queues,
@@ -126,6 +129,18 @@ impl Steer for Wheel {
         let served = self.disk(disk)?;
         served.disk.tuning.set_nr_requests(requests);
         Ok(served.pool.retune()?)
+    }
+
+    fn resize(&self, disk: &str, size: Option<u64>, shrink: bool) -> Result<Resized, SteerError> {
+        let served = self.disk(disk)?;
+        let done = resize::resize(served, size, shrink).map_err(|why| {
+            let why = why.to_string(); // a cause, and behind the last colon the remedy
+            let (cause, remedy) = why.rsplit_once(": ").unwrap_or((&why, "look at the log"));
+            SteerError::Refused { cause: cause.to_owned(), remedy: remedy.to_owned() }
+        })?;
+        info!("{disk}: {done}");
+        let resize::Resized { before, sectors, announced } = done;
+        Ok(Resized { disk: disk.to_owned(), sectors, before, announced })
     }
 
     fn scheduler(&self, pool: &str) -> Result<SchedulerReport, SteerError> {

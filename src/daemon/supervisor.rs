@@ -58,6 +58,13 @@ impl Supervisor {
         self.say("READY=1\n");
     }
 
+    /// What was asked for by SIGHUP begins; ends with [`ready`](Supervisor::ready).
+    pub(super) fn reloading(&self) {
+        // Which of two reloads the next READY=1 belongs to is told by the time.
+        let now = crate::sys::clock::now().0 / 1000;
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={now}\n"));
+    }
+
     /// The end has begun.
     pub(super) fn stopping(&self) {
         self.say("STOPPING=1\n");
@@ -124,6 +131,14 @@ mod tests {
         assert_eq!(heard(&socket), "STOPPING=1\n");
         supervisor.alive();
         assert_eq!(heard(&socket), "WATCHDOG=1\n");
+        supervisor.reloading();
+        let lines = heard(&socket);
+        let time = lines.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&lines);
+        let first: u64 = time.trim_end().parse().expect("microseconds");
+        supervisor.reloading();
+        let lines = heard(&socket);
+        let time = lines.rsplit('=').next().expect("a value").trim_end();
+        assert!(time.parse::<u64>().expect("microseconds") >= first);
     }
 
     #[test]

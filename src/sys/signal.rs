@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Length of `struct signalfd_siginfo` (signalfd(2)).
 const SIGINFO_LEN: usize = 128;
 
-/// SIGTERM and SIGINT, taken away from the calling thread and from every thread that it starts
+/// SIGTERM, SIGINT and SIGHUP, taken away from the calling thread and from every thread that it starts
 /// afterwards. They wait in a descriptor instead.
 #[derive(Debug)]
 pub struct Signals {
@@ -28,7 +28,7 @@ impl Signals {
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
         // SAFETY: sigemptyset has just initialised it.
         let mut set = unsafe { set.assume_init() };
-        for signal in [libc::SIGTERM, libc::SIGINT] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
             // SAFETY: the set is initialised and ours alone.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
@@ -115,6 +115,8 @@ mod tests {
         assert_eq!(signals.take().expect("readable"), Some(libc::SIGTERM));
         raise_here(libc::SIGINT);
         assert_eq!(signals.take().expect("readable"), Some(libc::SIGINT));
+        raise_here(libc::SIGHUP);
+        assert_eq!(signals.take().expect("readable"), Some(libc::SIGHUP));
         assert_eq!(signals.take().expect("readable"), None);
     }
 

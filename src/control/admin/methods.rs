@@ -27,6 +27,7 @@ const METHODS: &[(&str, Method)] = &[
     ("disk.set-limits", disk_set_limits),
     ("disk.set-weight", disk_set_weight),
     ("disk.set-nr-requests", disk_set_nr_requests),
+    ("disk.resize", disk_resize),
     ("pool.list", pool_list),
     ("pool.get-scheduler", pool_get_scheduler),
     ("pool.set-scheduler", pool_set_scheduler),
@@ -142,6 +143,11 @@ fn disk_set_nr_requests(steer: &dyn Steer, params: Value) -> Answer {
     let requests = p.nr_requests.map(|n| within("nr_requests", n, 1, u16::MAX)).transpose()?;
     steer.set_nr_requests(&p.disk, requests)?;
     done()
+}
+
+fn disk_resize(steer: &dyn Steer, params: Value) -> Answer {
+    let p: params::Resize = given(params)?;
+    json(&steer.resize(&p.disk, p.size, p.shrink)?)
 }
 
 fn pool_list(steer: &dyn Steer, params: Value) -> Answer {

@@ -78,7 +78,7 @@
 //! --> {"jsonrpc":"2.0","id":1,"method":"version"}
 //! <-- {"jsonrpc":"2.0","id":1,"result":{"protocol":1,"program":"X.Y.Z",
 //!      "methods":["version","disk.list","disk.stats","disk.inspect","disk.set-limits",
-//!      "disk.set-weight","disk.set-nr-requests","pool.list","pool.get-scheduler",
+//!      "disk.set-weight","disk.set-nr-requests","disk.resize","pool.list","pool.get-scheduler",
 //!      "pool.set-scheduler","pool.tunable","pool.set-hw-depth","pool.set-nomerges",
 //!      "pool.set-poll-max-us"]}}
 //! ```
@@ -171,6 +171,29 @@
 //! --> {"jsonrpc":"2.0","id":2,"method":"disk.set-nr-requests",
 //!      "params":{"disk":"vda","nr_requests":null}}
 //! <-- {"jsonrpc":"2.0","id":2,"result":{}}
+//! ```
+//!
+//! ## disk.resize
+//!
+//! Takes the size that the image has now, as SIGHUP does for all disks; with a `size` in bytes it
+//! makes a regular file (or the null image) so long first ([`params::Resize`], [`shape::Resized`]).
+//! The front-end is told, and tells the guest. A disk that grows has its new end at once. One that
+//! shrinks refuses requests beyond the new end at once, finishes those in flight, and only then is
+//! the file cut; because what lies there is lost, it has to be said (`"shrink":true`).
+//!
+//! ```text
+//! --> {"jsonrpc":"2.0","id":1,"method":"disk.resize","params":{"disk":"vda"}}
+//! <-- {"jsonrpc":"2.0","id":1,"result":{"disk":"vda","sectors":2097152,"before":2097152,
+//!      "announced":true}}
+//! --> {"jsonrpc":"2.0","id":2,"method":"disk.resize","params":{"disk":"vda","size":2147483648}}
+//! <-- {"jsonrpc":"2.0","id":2,"result":{"disk":"vda","sectors":4194304,"before":2097152,
+//!      "announced":true}}
+//! --> {"jsonrpc":"2.0","id":3,"method":"disk.resize","params":{"disk":"vda","size":1048576}}
+//! <-- {"jsonrpc":"2.0","id":3,"error":{"code":-32003,
+//!      "message":"refused: 1048576 bytes are less than the disk has, and what is cut off
+//!      is lost: give shrink as well, if that is meant",
+//!      "data":{"cause":"1048576 bytes are less than the disk has, and what is cut off is lost",
+//!      "remedy":"give shrink as well, if that is meant"}}}
 //! ```
 //!
 //! ## pool.list

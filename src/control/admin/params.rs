@@ -78,6 +78,20 @@ pub struct SetNrRequests {
     pub nr_requests: Option<u16>,
 }
 
+/// Of `disk.resize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// Whose.
+    pub disk: String,
+    /// Make the image so long, in bytes. Default: leave it as it is and take its size.
+    #[serde(default)]
+    pub size: Option<u64>,
+    /// It may become shorter than the disk is: what is cut off is lost. Default: no.
+    #[serde(default)]
+    pub shrink: bool,
+}
+
 /// Of `pool.get-scheduler`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

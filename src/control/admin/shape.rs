@@ -352,6 +352,19 @@ pub enum Stage {
     Done,
 }
 
+/// Result of `disk.resize`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resized {
+    /// Whose.
+    pub disk: String,
+    /// Its size now, in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Its size before.
+    pub before: u64,
+    /// A front-end is there that is told. One that is not finds out when it asks.
+    pub announced: bool,
+}
+
 /// Result of `pool.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolList {

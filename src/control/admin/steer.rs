@@ -1,6 +1,6 @@
 //! What an operator can see and change: the socket asks for it, the daemon supplies it.
 
-use super::shape::{DiskStats, DiskSummary, Inspection, PoolSummary, SchedulerReport};
+use super::shape::{DiskStats, DiskSummary, Inspection, PoolSummary, Resized, SchedulerReport};
 use crate::blkmq::limits::LimitsConfig;
 
 /// Why something was not shown or not changed.
@@ -71,6 +71,14 @@ pub trait Steer: Send + Sync {
     /// # Errors
     /// [`SteerError`].
     fn set_nr_requests(&self, disk: &str, requests: Option<u16>) -> Result<(), SteerError>;
+
+    /// Takes the size that the image of a disk has now, or makes it `size` bytes long first; only with
+    /// `shrink` may the disk become smaller by that. Waits for the storage, and when the disk becomes
+    /// smaller for the requests in flight.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    fn resize(&self, disk: &str, size: Option<u64>, shrink: bool) -> Result<Resized, SteerError>;
 
     /// The scheduler of a pool, and what it could have instead.
     ///

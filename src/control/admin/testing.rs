@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::shape::{
     ClassName, Counters, DiskStats, DiskSummary, Gauges, Histogram, Inspection, Iostat, Limit,
-    LimitSet, Limits, Measure, OpName, PoolSummary, QueueStats, RequestInProgress, SchedulerReport,
-    Stage,
+    LimitSet, Limits, Measure, OpName, PoolSummary, QueueStats, RequestInProgress, Resized,
+    SchedulerReport, Stage,
 };
 use super::{AdminServer, Steer, SteerError};
 use crate::blkmq::limits::LimitsConfig;
@@ -230,6 +230,23 @@ impl Steer for FakeDaemon {
     fn set_nr_requests(&self, disk: &str, requests: Option<u16>) -> Result<(), SteerError> {
         known(disk)?;
         self.changed(format!("nr_requests {disk} {requests:?}"))
+    }
+
+    fn resize(&self, disk: &str, size: Option<u64>, shrink: bool) -> Result<Resized, SteerError> {
+        known(disk)?;
+        let before = 2_097_152;
+        let sectors = size.map_or(before, |bytes| bytes / 512);
+        if sectors < before && !shrink {
+            return Err(SteerError::Refused {
+                cause: format!(
+                    "{} bytes are less than the disk has, and what is cut off is lost",
+                    sectors * 512
+                ),
+                remedy: "give shrink as well, if that is meant".to_owned(),
+            });
+        }
+        self.changed(format!("resize {disk} {size:?} {shrink}"))?;
+        Ok(Resized { disk: disk.to_owned(), sectors, before, announced: true })
     }
 
     fn scheduler(&self, pool: &str) -> Result<SchedulerReport, SteerError> {

@@ -62,6 +62,8 @@ fn every_example_of_the_documentation_works() {
             "weight vda 200",
             "nr_requests vda Some(64)",
             "nr_requests vda None",
+            "resize vda None false",
+            "resize vda Some(2147483648) false",
             "scheduler ssd kyber [(\"read_lat_nsec\", \"1000000\")]",
             "hw_depth ssd Some(32)",
             "hw_depth ssd None",

@@ -150,7 +150,8 @@ pub(super) const SESSION: &[Row] = &[
     call!(SYS_statx),
 ];
 
-/// A client of the admin socket: lines to and fro, and the sizes of images that are open.
+/// A client of the admin socket: lines to and fro, and the sizes of images that are open, asked and
+/// made.
 pub(super) const CLIENT: &[Row] = &[
     call!(SYS_eventfd2),
     call!(
@@ -165,6 +166,7 @@ pub(super) const CLIENT: &[Row] = &[
     ),
     call!(SYS_fdatasync),
     call!(SYS_fstat),
+    call!(SYS_ftruncate),
     call!(SYS_ioctl, Rule::If(&[&[Cond::Is(1, BLKGETSIZE64)], &[Cond::Is(1, libc::FIONBIO)]])),
     call!(SYS_lseek),
     call!(SYS_newfstatat),
@@ -226,7 +228,8 @@ const THREAD_MASK: u64 = THREAD
     );
 
 /// The main thread: beside its door the end of the process, when images are synced and the sockets'
-/// files removed (which ones, Landlock says).
+/// files removed (which ones, Landlock says); and what the thread does that it makes for SIGHUP, which
+/// asks for the sizes of images.
 pub(super) const MAIN: &[Row] = &[
     call!(SYS_fdatasync),
     call!(SYS_fsync),
