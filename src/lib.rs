@@ -70,6 +70,7 @@
 //!
 //! * A pool has its queue threads. `none` and `kyber` run on each of them (kyber's tokens are shared
 //!   through atomics); `mq-deadline` and `bfq` gather all queues of the pool on its first thread.
+//! * `blkmq-resize` takes the sizes of all images when SIGHUP asks for it, and ends then.
 //! * `blkmq-admin` and a `blkmq-client` for each operator serve the admin socket; `blkmq-watch` logs
 //!   requests that are stuck.
 //! * A queue thread sleeps in exactly one place, its io_uring: kicks, mailbox and I/O completions
@@ -102,7 +103,7 @@
 //! * **L9 A failed flush latches.** Later flushes answer IOERR until the image is reopened.
 //! * **L10 A short transfer is not success.** The rest is issued again. Past the end of the file
 //!   (only the last, partial block can be) a read gives zeroes; a file that became shorter under
-//!   us gives IOERR, not zeroes.
+//!   us gives IOERR, not zeroes. So do requests beyond the end of a disk that was made shorter.
 //! * **L11 A flush covers every write completed before it was accepted, on every queue**, and
 //!   concurrent flushes share one sync.
 //! * **L12 A failure is its own bio's failure**, never a neighbour's.
@@ -156,6 +157,15 @@
 //! process; it also keeps its lock on the image until that is done, so a successor that takes the locks
 //! cannot be overtaken by it. Every flush gate begins unsynced, so the first flush syncs.
 //!
+//! # Story: another size
+//!
+//! SIGHUP, or the admin socket, has [`image::Image::remeasure`] ask the storage. The capacity is one word
+//! of [`device::config_space`], against which every request is held after it was found in the ring: a
+//! guest that knows a new size has read it before it sent the request. Then the [`control::Herald`] of the
+//! session says on the back-end channel that config space has changed, and waits for nothing: the
+//! front-end asks on the main connection, and nobody is in its way. A disk that shrinks refuses first,
+//! then lets its rings drain, then has its file cut.
+//!
 //! # Crates: where each stands, and where one is not used and why
 //!
 //! * `vhost`: in [`control`], `BackendReqHandler` with our own handler, one thread per connection.
@@ -169,6 +179,7 @@
 //! * `epoll`: the daemon's one control loop. `log`: everywhere but the data path.
 //! * `io-uring`: in [`sys::uring`]. `libc`: what the others lack (OFD locks, statx, fcntl).
 //! * `clap`, `toml`, `thiserror`, `env_logger`: command line, configuration file, errors, log.
+//! * `sd-notify` and the like are not used: the protocol is one datagram, and [`daemon`] says why.
 //! * `serde`, `serde_json`: the words of the admin socket, as structs that refuse what they do not know.
 //! * `seccompiler`: compiles the lists of system calls to filters. libseccomp would be a C library and
 //!   rules that live in its code, not in our tables.
@@ -178,7 +189,7 @@
 //!
 //! # What is absent, and why
 //!
-//! Dirty log, config-change, packed rings; metrics, events and removal of disks at run time: not
+//! Dirty log, packed rings, hand-over to a new program; metrics, events and removal of disks at run time: not
 //! built yet. The seams they need are here (stopping and starting by
 //! value, the admin socket).
 //! `VIRTIO_F_RING_RESET` is never offered: QEMU's vhost-user-blk would reset only its own copy.
