@@ -1,9 +1,9 @@
 //! A client of the admin socket: one JSON-RPC call at a time, and its result.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,9 +13,19 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Connects.
+    /// Connects. A daemon opens this socket last, so that one whose disks are served already may not
+    /// have it yet.
     pub(crate) fn connect(path: &Path) -> Admin {
-        let stream = UnixStream::connect(path).expect("the admin socket is served");
+        let end = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(e) if e.kind() == ErrorKind::NotFound && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(e) => panic!("the admin socket is not served: {e}"),
+            }
+        };
         stream.set_read_timeout(Some(Duration::from_secs(60))).expect("open");
         Admin { stream: BufReader::new(stream) }
     }
