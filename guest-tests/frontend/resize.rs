@@ -131,7 +131,9 @@ fn sighup_without_a_change_changes_nothing() {
     for _ in 0..20 {
         story.daemon.signal(libc::SIGHUP);
     }
-    story.notice(); // the front-end may look as often as it likes
+    let still = || story.daemon.said().contains("still 8192 sectors");
+    assert!(crate::common::daemon::eventually(LOST, still), "{}", story.daemon.said());
+    assert!(!foreign::readable(story.channel.as_raw_fd(), 3 * QUIET), "it knows already");
     assert_eq!(story.capacity(), DISK / SECTOR);
     story.ends_at(DISK, 1);
     // An empty file is no disk; it keeps its size, and the requests fail.

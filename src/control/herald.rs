@@ -96,11 +96,15 @@ impl Herald {
         state.channel.is_some() && state.read != Some(capacity) && (state.owed || unheard)
     }
 
-    /// Tells the front-end that the device has `capacity` sectors now, at once if that may be (H2), else
-    /// as soon as it may: the session sees to it. Whether there is somebody to be told.
+    /// Tells the front-end that the device has `capacity` sectors now, unless it has read that already:
+    /// at once if that may be (H2), else as soon as it may, which the session sees to. Whether there is
+    /// somebody to be told.
     pub fn announce(&self, capacity: u64) -> bool {
         let mut state = self.state();
         let Some(channel) = &state.channel else { return false };
+        if state.read == Some(capacity) {
+            return true;
+        }
         if state.working {
             state.owed = true;
             return true;
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn who_has_read_it_is_not_told_when_its_rings_run() {
-        let (herald, _channel) = listening();
+        let (herald, channel) = listening();
         let mut space = [0xee; 60];
         space[..8].copy_from_slice(&77_u64.to_le_bytes());
         herald.config_read(0, &space);
@@ -181,6 +185,8 @@ mod tests {
         assert!(herald.is_due(78));
         herald.config_read(0, &78_u64.to_le_bytes());
         assert!(!herald.is_due(78));
+        assert!(herald.announce(78));
+        assert_eq!(told(&channel), 0, "it knows");
     }
 
     #[test]
